@@ -1,0 +1,90 @@
+"""What every denoising network offers to methods, samplers and cost counters.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mtdiff.routing import Routing, TaskConv2d
+from mtdiff.types import Condition, Text
+
+SiteKind = Literal["ffn", "self_attention", "cross_attention", "block", "input"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place in the denoiser that a method may replace.
+
+    name: dotted, relative to the denoiser. width: channels that enter it.
+    norm: for `ffn`, the normalisation just before it.
+    branch: for `block`, True where the module only opens a residual branch (x + f(module(x))),
+    False where it is a whole residual block, its own skip included.
+    """
+
+    name: str
+    parent: nn.Module
+    attribute: str
+    width: int
+    norm: "Site | None" = None
+    branch: bool = True
+
+    @property
+    def module(self) -> nn.Module:
+        if isinstance(self.parent, nn.ModuleList):
+            return self.parent[int(self.attribute)]
+        return getattr(self.parent, self.attribute)
+
+    def replace(self, module: nn.Module) -> None:
+        if isinstance(self.parent, nn.ModuleList):
+            self.parent[int(self.attribute)] = module
+        else:
+            setattr(self.parent, self.attribute, module)
+
+
+class Backbone(nn.Module, ABC):
+    """A pre-trained latent diffusion model: autoencoder and text encoder (both frozen for good) around `denoiser`.
+
+    size: side of its pictures in pixels. latent_shape: (C, h, w) at that size.
+    scheduler: a diffusers scheduler that carries the noise schedule and the prediction type.
+    """
+
+    denoiser: nn.Module
+    scheduler: Any
+    size: int
+    latent_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), without gradient."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W), clipped to [-1, 1], without gradient."""
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """Prompts -> tokens (B, L, D) and whatever else this denoiser reads."""
+
+    @abstractmethod
+    def predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """One call of the denoiser: packed (B, C', h, w'), t (B,) -> (B, C, h, w')."""
+
+    @abstractmethod
+    def sites(self, kind: SiteKind) -> list[Site]:
+        """The places of one kind, in the order of the forward pass."""
+
+    def widen_input(self, extra: int, tasks: int, routing: Routing) -> None:
+        """Give every task an input convolution of its own with `extra` more channels, which start at zero."""
+        for site in self.sites("input"):
+            conv = site.module
+            assert isinstance(conv, nn.Conv2d)
+            site.replace(TaskConv2d(conv, extra, tasks, routing))
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass (diffusers' own switch)."""
+        self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]

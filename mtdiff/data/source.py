@@ -1,0 +1,25 @@
+"""What a data set must offer to feed any task: records by kind, addressed by number."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import numpy as np
+
+from mtdiff.types import Record, Split
+
+Need = Literal["picture", "caption", "edit", "removal"]
+"""`picture`: an image to restore, with its caption. `caption`: the same to draw from the caption alone, so outside
+training it shows things whose names were seen, in combinations that were not. `edit`: a pair with an instruction.
+`removal`: a pair where an object is gone."""
+
+
+class Source(ABC):
+    """A data set. Stateless after construction: a record depends on its arguments alone."""
+
+    @abstractmethod
+    def size(self, need: Need, split: Split) -> int:
+        """Records of one kind in one epoch of a split; 0 where the data set has none."""
+
+    @abstractmethod
+    def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
+        """Record `index` in [0, size). Whatever is drawn freely (place, background, wording) comes from `rng`."""

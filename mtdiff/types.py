@@ -1,0 +1,127 @@
+"""What flows through the program: Record -> Example -> Batch -> Condition.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a data source knows about one picture, or about a pair of pictures before and after an edit.
+
+    image: (3, H0, W0) uint8. `edited` has the same size; it, `instruction` and `edited_caption` are set together.
+    key: names the record, for reports and replay. kind: the source's own name for what changes (`skin tone`, `remove`).
+    """
+
+    image: Tensor
+    caption: str
+    key: str
+    kind: str = "picture"
+    edited: Tensor | None = None
+    instruction: str | None = None
+    edited_caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or test item of any task; every task fills the same fields.
+
+    target (3, H, W) in [-1, 1]: what the model shall draw.
+    source (3, H, W) in [-1, 1]: what it is given; where `mask` is 1 it holds nothing (0).
+    mask (1, H, W) in {0, 1}: 1 where the source is unknown. All ones: no source image at all.
+    prompt: the text the model reads. task: index into the run's list of tasks.
+    source_caption, target_caption: captions for metrics that need them, else "".
+    """
+
+    target: Tensor
+    source: Tensor
+    mask: Tensor
+    prompt: str
+    task: int
+    key: str
+    source_caption: str = ""
+    target_caption: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of any tasks, stacked: target, source (B, 3, H, W); mask (B, 1, H, W); task (B,) int64."""
+
+    target: Tensor
+    source: Tensor
+    mask: Tensor
+    prompt: list[str]
+    task: Tensor
+    key: list[str]
+    source_caption: list[str]
+    target_caption: list[str]
+
+    @classmethod
+    def collate(cls, examples: Sequence[Example]) -> Self:
+        columns = {f.name: [getattr(e, f.name) for e in examples] for f in fields(Example)}
+        columns["task"] = [torch.tensor(t) for t in columns["task"]]
+        return cls(**{k: torch.stack(v) if isinstance(v[0], Tensor) else v for k, v in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def pin_memory(self) -> Self:
+        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts. tokens (B, L, D); extra: what else the backbone reads, each with B first (pooled text, ...)."""
+
+    tokens: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that the denoiser is told beside the noisy latent and the time. Task ids travel with the rest.
+
+    source (B, C, h, w): latent of the source image, 0 for samples without one.
+    mask (B, 1, h, w) in [0, 1]: 1 where the source is unknown. text (B, L, D). task (B,) int64.
+    extra: what else the backbone's text encoder gave, each tensor with B first.
+    """
+
+    source: Tensor
+    mask: Tensor
+    text: Tensor
+    task: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def _map(self, f: Any) -> Self:
+        tensors = {k: f(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors, extra={k: f(v) for k, v in self.extra.items()})
+
+    def __getitem__(self, index: Any) -> Self:
+        """Rows of the condition, as a tensor is indexed (a slice, a list, or a tensor of indices or booleans)."""
+        return self._map(lambda v: v[index])
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move floating-point fields to a device or dtype; task ids keep their type."""
+        return self._map(lambda v: v.to(*args, **kwargs) if v.is_floating_point() else v.to(v.device))
+
+    @classmethod
+    def cat(cls, parts: Sequence["Condition"]) -> Self:
+        """Stack conditions along the batch."""
+        columns = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls) if f.name != "extra"}
+        extra = {k: torch.cat([p.extra[k] for p in parts]) for k in parts[0].extra}
+        return cls(**columns, extra=extra)
