@@ -24,6 +24,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from mtdiff import pretraining as pre
 from mtdiff.data.emoji import EmojiSource
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
+from mtdiff.types import SPLITS, Split
 
 log = logging.getLogger("pretrain")
 GRID_PROMPTS = 8
@@ -37,7 +38,7 @@ class Builder:
         self.device = torch.device(config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.source = EmojiSource()
 
-    def records(self, stage: str, splits: tuple[str, ...] = ("train",)) -> pre.Records:
+    def records(self, stage: str, splits: tuple[Split, ...] = ("train",)) -> pre.Records:
         seed = self.seed + 1 if stage == "measure" else self.seed
         return pre.Records(self.source, splits, seed, self.config[stage]["portraits"])
 
@@ -61,7 +62,7 @@ class Builder:
             return torch.cuda.get_device_name()
         return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
-    def portraits(self, split: str, number: int | None = None) -> tuple[Tensor, list[str]]:
+    def portraits(self, split: Split, number: int | None = None) -> tuple[Tensor, list[str]]:
         """Plain portraits of a split and their captions, at random where only some are asked for."""
         chosen = self.source.portraits(split)
         if number is not None:
@@ -103,14 +104,14 @@ class Builder:
         return AutoencoderKL.from_pretrained(self.work / "autoencoder" / "model").to(self.device).eval()
 
     # 2. the two CLIPs ---------------------------------------------------------------------------------------------
-    def tokenizer(self, name: str, splits: tuple[str, ...]) -> CLIPTokenizer:
+    def tokenizer(self, name: str, splits: tuple[Split, ...]) -> CLIPTokenizer:
         folder = self.work / name / "model"
         if not (folder / "vocab.json").exists() and not (folder / "tokenizer.json").exists():
             texts = sorted({t for s in splits for t in self.source.texts(s)})
             pre.train_tokenizer(texts, folder, **self.config["tokenizer"])
         return CLIPTokenizer.from_pretrained(folder)
 
-    def contrastive(self, name: str, splits: tuple[str, ...]) -> None:
+    def contrastive(self, name: str, splits: tuple[Split, ...]) -> None:
         c, tokenizer = self.config[name], self.tokenizer(name, splits)
         stage = pre.Contrastive(name, self.records(name, splits), tokenizer, c["model"], c["batch"])
         self.fit(name, stage)
@@ -126,15 +127,22 @@ class Builder:
         self.contrastive("clip", ("train",))
 
     def measure(self) -> None:
-        self.contrastive("measure", ("train", "validation", "test"))
+        self.contrastive("measure", SPLITS)
+        made = self.work / "measure" / "model"
+        out = self.config["measure_out"]
+        CLIPModel.from_pretrained(made).half().save_pretrained(out)
+        CLIPTokenizer.from_pretrained(made).save_pretrained(out)
 
     # 3. denoiser --------------------------------------------------------------------------------------------------
     def text_model(self) -> CLIPTextModel:
         clip = CLIPModel.from_pretrained(self.work / "clip" / "model")
         model = CLIPTextModel(clip.config.text_config)
         text = clip.text_model
-        model.load_state_dict(text.state_dict() if set(model.state_dict()) == set(text.state_dict()) else
-                              {f"text_model.{k}": v for k, v in text.state_dict().items()})
+        model.load_state_dict(
+            text.state_dict()
+            if set(model.state_dict()) == set(text.state_dict())
+            else {f"text_model.{k}": v for k, v in text.state_dict().items()}
+        )
         return model.to(self.device).eval().requires_grad_(False)
 
     def denoiser(self) -> None:
@@ -199,9 +207,6 @@ class Builder:
         self.grid("denoiser", self.config["denoiser"]["steps"], torch.cat([truth[:40], made[:40]]))
         out = Path(self.config["out"])
         pipeline.to(dtype=torch.float16).save_pretrained(out, max_shard_size="15MB")
-        clip = CLIPModel.from_pretrained(self.work / "measure" / "model").half()
-        clip.save_pretrained(self.config["measure_out"])
-        CLIPTokenizer.from_pretrained(self.work / "measure" / "model").save_pretrained(self.config["measure_out"])
         log.info("own emoji among 200: %.1f %%; model in %s", 100 * share, out)
 
     def grid(self, name: str, step: int, pictures: Tensor) -> None:

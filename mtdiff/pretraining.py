@@ -250,7 +250,9 @@ def train_tokenizer(texts: list[str], folder: Path, vocabulary: int, length: int
 class Contrastive(Stage):
     """CLIP: each picture must find its caption in the batch, and each caption its picture."""
 
-    def __init__(self, name: str, records: Records, tokenizer: CLIPTokenizer, config: dict[str, Any], batch: int) -> None:
+    def __init__(
+        self, name: str, records: Records, tokenizer: CLIPTokenizer, config: dict[str, Any], batch: int
+    ) -> None:
         self.name, self.records, self.tokenizer, self.size = name, records, tokenizer, batch
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         ids["pad_token_id"] = tokenizer.pad_token_id
@@ -325,7 +327,7 @@ def noise_schedule() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=0,
+        steps_offset=1,
     )
 
 

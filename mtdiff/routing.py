@@ -54,7 +54,12 @@ class TaskConv2d(nn.Module):
         tasks, out = self.bias.shape
         # Every task's output for every sample, then each sample's own: T times a layer that is small.
         y = nn.functional.conv2d(
-            x, self.weight.flatten(0, 1), self.bias.flatten(), self.stride, self.padding, self.dilation  # type: ignore[arg-type]
+            x,
+            self.weight.flatten(0, 1),
+            self.bias.flatten(),
+            self.stride,
+            self.padding,
+            self.dilation,  # type: ignore[arg-type]
         )
         y = y.unflatten(1, (tasks, out))  # (B, T, C_out, h, w)
         return y[torch.arange(len(x), device=x.device), self.routing.task]  # (B, C_out, h, w)

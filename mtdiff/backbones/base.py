@@ -85,6 +85,10 @@ class Backbone(nn.Module, ABC):
             assert isinstance(conv, nn.Conv2d)
             site.replace(TaskConv2d(conv, extra, tasks, routing))
 
+    @abstractmethod
+    def sync_config(self) -> None:
+        """Bring the denoiser's own diffusers configuration in line with its modules, once a method has folded."""
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass (diffusers' own switch)."""
         self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]

@@ -120,6 +120,24 @@ def _corner(position: int, side: float, shift: float, slack: float) -> float:
 
 
 @dataclass(frozen=True)
+class Fits:
+    """Whether an emoji may join `bases` in a picture of a split; with `held`, only in a combination of that split."""
+
+    bases: Sequence[str]
+    split: Split
+    words: int
+    held: bool
+
+    def __call__(self, other: Portrait) -> bool:
+        base = other.emoji.base
+        if base in self.bases or len(other.noun.split()) > self.words:
+            return False
+        if self.held and combination(self.bases[0], base) != self.split:
+            return False
+        return unheld([*self.bases, base], self.split)
+
+
+@dataclass(frozen=True)
 class Composer:
     """white: share of canonical pictures among single emoji. plain_tone: how often an emoji is drawn without tone."""
 
@@ -149,46 +167,36 @@ class Composer:
         pool: Sequence[Emoji],
         split: Split,
         rng: np.random.Generator,
-        anchor: str | None = None,
+        least: int = 0,
+        held: bool = False,
         beside: Sequence[str] = (),
     ) -> list[Portrait]:
         """Up to `count` companions of `main` from `pool`, in combinations that `split` may show.
 
-        Fewer where their names would be too long, except that with `anchor`, a base, the first companion is always
-        found, and its combination with the anchor is one that only `split` may show. beside: further bases that
-        companions must suit (what `main` turns into).
+        Fewer where the names would be too long together, but at least `least`. held: the first one's combination with
+        `main` is one that only `split` may show. beside: other bases that companions must suit, without `main` there.
         """
         chosen: list[Portrait] = []
-        words = WORDS - 6 - len(main.noun.split())
-        for _ in range(count):
-            held = anchor if not chosen else None
+        room = WORDS - 6 - len(main.noun.split())
+        for i in range(count):
             bases = [main.emoji.base, *beside, *(p.emoji.base for p in chosen)]
-            other = self._companion(main.style, bases, max(words, SHORT) if held else words, pool, split, rng, held)
+            needed = i < least
+            fits = Fits(bases, split, max(room, SHORT) if needed else room, held and i == 0)
+            other = self._companion(main.style, fits, pool, rng, 2000 if needed else 20)
             if other is None:
                 break
             chosen.append(other)
-            words -= len(other.noun.split()) + 2
+            room -= len(other.noun.split()) + 2
+        if len(chosen) < least:
+            raise LookupError(f"nothing to combine with {main.noun!r} in split {split!r}")
         return chosen
 
     def _companion(
-        self,
-        style: str,
-        bases: Sequence[str],
-        words: int,
-        pool: Sequence[Emoji],
-        split: Split,
-        rng: np.random.Generator,
-        anchor: str | None,
+        self, style: str, fits: Fits, pool: Sequence[Emoji], rng: np.random.Generator, tries: int
     ) -> Portrait | None:
-        for _ in range(20 if anchor is None else 2000):
+        for _ in range(tries):
             emoji = choose(pool, rng)
             other = Portrait(style, emoji, self.tone(emoji.tones, rng))
-            if emoji.base in bases or len(other.noun.split()) > words:
-                continue
-            if anchor is not None and combination(anchor, emoji.base) != split:
-                continue
-            if unheld([*bases, emoji.base], split):
+            if fits(other):
                 return other
-        if anchor is not None:
-            raise LookupError(f"no emoji to combine with {anchor!r} in split {split!r}")
         return None

@@ -1,21 +1,22 @@
-"""Edits of emoji pictures: which emoji may turn into which, what to call it, and the pictures before and after.
+"""Edits of emoji pictures: the pictures before and after a change, and what to say for it.
 
 Source and target share everything that the instruction does not name: background, places, sizes, other emoji.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from types import MappingProxyType
 
 import numpy as np
 
-from mtdiff.data.emoji_compose import Composer, choose, random_background, random_spots, shuffled
-from mtdiff.data.emoji_pack import Emoji, Pack, Portrait, combination
-from mtdiff.data.emoji_scenes import COLOURS, PLACES, Item, Scene
+from mtdiff.data.emoji_changes import COMPOSED, TONES, Change, words
+from mtdiff.data.emoji_compose import CLASSES, Composer, choose, random_background, random_spots, shuffled
+from mtdiff.data.emoji_pack import Pack, Portrait
+from mtdiff.data.emoji_scenes import COLOURS, PLACES, TEXTURES, Item, Scene
 from mtdiff.types import Split
+
+_ONE = {"man", "woman", "person", "baby", "couple", "latin", "orthodox"}  # one thing, whatever letter it ends in
 
 # {it}: `it` or `the name`. {a}: what comes, with its article. Others: the word that changes.
 TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -48,7 +49,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "make {it} look {word}",
             "change the mood of {it} to {word}",
             "turn {it} into {a}",
-            "give {it} the mood {word}",
+            "make {it} {word}",
         ),
         "time": (
             "change the time to {word}",
@@ -88,29 +89,6 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-KINDS = tuple(TEMPLATES)
-COMPOSED = ("add", "remove", "replace", "move")
-"""Kinds that change what a scene holds; the others change one emoji, alone or among others."""
-WORDED = ("colour", "mood", "time", "word")
-"""Kinds between two emoji whose official names differ in one word (or in the time that a clock shows)."""
-
-TONES = {"": "yellow", **{t: t for t in ("light", "medium light", "medium", "medium dark", "dark")}}
-FEMALE, MALE = {"woman", "princess", "mermaid", "mother", "dancer"}, {"man", "prince", "merman", "father"}
-# Bases whose genders are not told apart by one person's word, and names that hide the gender drawn.
-_NO_GENDER = {"", "1f46a", "1f46b", "1f491", "1f48f", "1f46f", "1f93c"}
-_UNCLEAR = {"man with turban", "bride with veil"}
-_NO_MOOD = {"face-costume", "face-hat", "face-glasses"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What may change in one step: `source` becomes `target` (the same emoji where only its look or place changes)."""
-
-    kind: str
-    source: Emoji
-    target: Emoji
-    word: str = ""
-    old: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,9 +108,10 @@ class Edit:
 def article(noun: str) -> str:
     """`a cat`, `an apple`, `grapes`."""
     head = re.split(" with | in | on | of |: ", noun)[0]
-    if head.endswith("s") and not head.endswith(("ss", "us", "is", "aries", "ess", "lens")):
+    one = head.split()[0] in _ONE or head.endswith(("ss", "us", "is", "aries"))
+    if head.endswith("s") and not one:
         return noun
-    return ("an " if noun[0] in "aeio" else "a ") + noun
+    return ("an " if re.match("[ai]|hour|e(?!u)|o(?!ne)|u(?!ni|s)", noun) else "a ") + noun
 
 
 def whereabouts(place: str) -> str:
@@ -140,93 +119,24 @@ def whereabouts(place: str) -> str:
     return {"left": "on", "right": "on", "center": "in"}.get(place, "at") + f" the {place}"
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"[^\s,]+", text)
-
-
-def one_word(a: str, b: str) -> tuple[str, str] | None:
-    """The two words in which names of two or more words differ, if it is exactly one."""
-    differing = [(x, y) for x, y in zip(a.split(), b.split(), strict=False) if x != y]
-    same_length = len(a.split()) == len(b.split()) >= 2
-    return differing[0] if same_length and len(differing) == 1 else None
-
-
-# What may change into what
-
-
-def gender(emoji: Emoji) -> str:
-    """`woman`, `man` or `person`; `girl`, `boy` or `child` of the child."""
-    named = set(emoji.name.replace(":", "").split())
-    if emoji.base == "1f9d2":
-        return emoji.name
-    return "woman" if named & FEMALE else "man" if named & MALE else "person"
-
-
-def _genders(emoji: Sequence[Emoji]) -> Iterator[Change]:
-    groups = defaultdict(list)
-    for e in emoji:
-        if e.category == "People & Body" and e.base not in _NO_GENDER and e.name not in _UNCLEAR:
-            groups[e.base, "facing right" in e.name].append(e)
-    for group in groups.values():
-        for a, b in permutations(group, 2):
-            if gender(a) != gender(b):
-                yield Change("gender", a, b, gender(b))
-
-
-def _family(emoji: Emoji) -> str:
-    """Emoji of one family may turn into each other by a word: moods of faces, times of clocks, a subcategory."""
-    name = emoji.name
-    if name.startswith("clock face "):
-        return "time"
-    faces = emoji.category.startswith("Smileys") and emoji.subcategory.startswith("face-")
-    if faces and emoji.subcategory not in _NO_MOOD and re.fullmatch(r"\S+ face", name):
-        return "mood"
-    return "mood of cats" if re.fullmatch(r"\S+ cat face", name) else f"{emoji.category}/{emoji.subcategory}"
-
-
-def _worded(emoji: Sequence[Emoji]) -> Iterator[Change]:
-    """Ordered pairs of different bases; person, gender and family words are left to `gender`."""
-    families = defaultdict(list)
-    for e in emoji:
-        families[_family(e)].append(e)
-    for family, members in families.items():
-        kind = family.split(" of ")[0] if family.startswith(("mood", "time")) else ""
-        for a, b in permutations(members, 2):
-            if kind == "time":
-                yield Change("time", a, b, b.name.removeprefix("clock face "))
-            elif a.base != b.base and (pair := one_word(a.name, b.name)) is not None:
-                plain = set(pair) <= set(COLOURS) and a.category != "People & Body"
-                yield Change(kind or ("colour" if plain else "word"), a, b, word=pair[1], old=pair[0])
-
-
-def changes(pack: Pack, split: Split, known: Collection[str] = ()) -> dict[str, list[Change]]:
-    """All changes of a split by kind.
-
-    train: between training emoji in combinations that are not held out. Others: changes of this split's own emoji, as
-    long as every word for what is new is `known` from training, and held-out combinations of training emoji.
-    """
-    own, train = pack.of(split), pack.of("train")
-    found: dict[str, list[Change]] = {kind: [] for kind in KINDS}
-    found["skin tone"] = [Change("skin tone", e, e) for e in own if len(e.tones) > 1]
-    found["gender"] = list(_genders(own))
-    found["style"] = [Change("style", e, e) for e in own] if len(pack.styles) > 1 else []
-    for change in _worded(own if split == "train" else [*train, *own]):
-        seen = change.source.split == change.target.split == "train"
-        if seen and combination(change.source.base, change.target.base) == split:
-            found[change.kind].append(change)
-        elif not seen and set(words(change.target.name)) <= set(known):
-            found[change.kind].append(change)
-    for kind in COMPOSED:
-        found[kind] = [Change(kind, e, e) for e in train]
-    return found
-
-
 # Before and after
+
+
+def _slots(change: Change, target: Portrait) -> dict[str, str]:
+    """The words of a change of one emoji that its templates may use."""
+    return {
+        "tone": TONES.get(target.tone, target.tone),
+        "style": target.style,
+        "gender": change.word,
+        "word": change.word,
+        "old": change.old,
+        "a": article(change.target.name),
+    }
 
 
 @dataclass(frozen=True)
 class Editor:
-    """Makes the two pictures and the instruction of a change. alone: share of one-emoji pictures where both will do."""
+    """Makes the two pictures and the instruction of a change. alone: share without other emoji where both will do."""
 
     pack: Pack
     composer: Composer
@@ -236,7 +146,8 @@ class Editor:
         self, change: Change, style: str, split: Split, rng: np.random.Generator, known: Collection[str] | None = None
     ) -> Edit:
         """known: words that instructions may use; None for any."""
-        template = choose(TEMPLATES[change.kind], rng)
+        seen = known is None or change.old in known
+        template = choose([t for t in TEMPLATES[change.kind] if seen or "{old}" not in t], rng)
         if change.kind in COMPOSED:
             return self._composed(change, style, split, rng, template)
         source, target = self._portraits(change, style, rng)
@@ -247,8 +158,7 @@ class Editor:
             before, it = self.composer.single(source, rng), f"the {name}" if nameable and called else "it"
         else:
             before, it = self._among(source, target, split, rng), f"the {name}"
-        after = self._turned(before, source, target)
-        return Edit(before, after, fill(template, change, it, target))
+        return Edit(before, turned(before, source, target), fill(template, it, **_slots(change, target)))
 
     def _portraits(self, change: Change, style: str, rng: np.random.Generator) -> tuple[Portrait, Portrait]:
         """The drawing that changes and what it becomes."""
@@ -273,22 +183,84 @@ class Editor:
         others = self.composer.company(source, count, pool, split, rng, beside=[target.emoji.base])
         return self.composer.scene([source, *others], rng)
 
-    def _turned(self, before: Scene, source: Portrait, target: Portrait) -> Scene:
-        """The scene with one emoji turned into another, or with all in another style."""
-        items = tuple(
-            replace(i, portrait=target if i.portrait == source else replace(i.portrait, style=target.style))
-            for i in before.items
-        )
-        return replace(before, style=target.style, items=items)
-
-    def _composed(
-        self, change: Change, style: str, split: Split, rng: np.random.Generator, template: str
-    ) -> Edit:
-        """Edits of what a scene holds. Outside training the picture to draw holds a combination of its split alone."""
+    def _composed(self, change: Change, style: str, split: Split, rng: np.random.Generator, template: str) -> Edit:
+        """Edits of what a scene holds. Outside training, main emoji and first companion are a held-out combination."""
         main = Portrait(style, change.source, self.composer.tone(change.source.tones, rng))
-        held = main.emoji.base if split != "train" else None
-        target, pool = main, self.pack.of("train")
-        count = 1 + int(rng.random() < 0.4)
+        held, pool = split != "train", self.pack.of("train")
+        if change.kind == "move":
+            least = int(held or rng.random() < 0.7)
+            return self._moved(main, self.composer.company(main, least, pool, split, rng, least, held), rng, template)
+        count = 1 + int(rng.random() < 0.5)
         if change.kind == "replace":
-            (target,) = self.composer.company(main, 1, [e for e in pool if len(e.name.split()) <= 3][:], split, rng) or [main]
-        raise NotImplementedError
+            (new,) = self.composer.company(main, 1, pool, split, rng, least=1)
+            others = self.composer.company(new, count, pool, split, rng, 1, held, beside=[main.emoji.base])
+            full = self.composer.scene([main, *others], rng)
+            return Edit(full, turned(full, main, new), fill(template, it=main, a=article(new.noun)))
+        others = self.composer.company(main, count, pool, split, rng, 1, held)
+        full = self.composer.scene([main, *others], rng)
+        item = next(i for i in full.items if i.portrait == main)
+        rest = replace(full, items=tuple(i for i in full.items if i != item))
+        if change.kind == "remove":
+            return Edit(full, rest, fill(template, it=main))
+        noun = f"{item.spot.word} {main.noun}".strip()
+        return Edit(rest, full, fill(template, a=article(noun), place=whereabouts(item.spot.place)))
+
+    def _moved(self, main: Portrait, others: list[Portrait], rng: np.random.Generator, template: str) -> Edit:
+        *spots, spare = random_spots(1 + len(others), rng, spare=True)
+        items = shuffled([Item(*both) for both in zip([main, *others], spots, strict=True)], rng)
+        before = Scene(main.style, tuple(items), random_background(rng))
+        moved = tuple(replace(i, spot=spare) if i.portrait == main else i for i in items)
+        return Edit(before, replace(before, items=moved), fill(template, it=main, place=spare.place))
+
+
+def turned(before: Scene, source: Portrait, target: Portrait) -> Scene:
+    """The scene with one emoji turned into another; all others take the target's style."""
+    items = tuple(
+        replace(i, portrait=target if i.portrait == source else replace(i.portrait, style=target.style))
+        for i in before.items
+    )
+    return replace(before, style=target.style, items=items)
+
+
+def fill(template: str, it: str | Portrait = "it", **words: str) -> str:
+    """A template in words. it: `it`, `the name`, or the emoji to name."""
+    return template.format(it=it if isinstance(it, str) else f"the {it.emoji.name}", **words)
+
+
+# Everything that may be said
+
+
+def captions(portraits: Sequence[Portrait]) -> Iterator[str]:
+    """Captions of portraits, their parts in scenes (sizes and places by turns), and all backgrounds."""
+    sizes, places = sorted({w for classes in CLASSES.values() for c in classes for w in c}), list(PLACES)
+    for i, p in enumerate(portraits):
+        yield p.caption
+        yield f"{p.style}, {sizes[i % len(sizes)]} {p.noun} {places[i % len(places)]}".replace("  ", " ")
+    for colour in COLOURS:
+        yield f"on {colour}"
+        yield from (f"on {colour} to {other}" for other in COLOURS if other != colour)
+        yield from (f"on {colour} {texture}" for texture in TEXTURES)
+
+
+def instructions(pack: Pack, changes: Mapping[str, Iterable[Change]]) -> Iterator[str]:
+    """Every wording of every change (`add` and `move`: one place each, by turns)."""
+    for kind, options in changes.items():
+        nouns = [c.target.name for c in options]
+        for i, change in enumerate(options):
+            place = list(PLACES)[i % len(PLACES)]
+            slots = {"style": pack.styles[i % len(pack.styles)], "place": place}
+            if kind == "add":
+                slots["place"] = whereabouts(place)
+            if kind == "replace":
+                slots["a"] = article(nouns[i - 1])
+            for it in called(kind, change):
+                for tone in TONES if kind == "skin tone" else ("",):
+                    target = Portrait(pack.styles[0], change.target, tone if tone in change.target.tones else "")
+                    for template in TEMPLATES[kind]:
+                        yield fill(template, it, **{**_slots(change, target), **slots})
+
+
+def called(kind: str, change: Change) -> tuple[str, ...]:
+    """What instructions may call the emoji that changes: by name, or `it` where it may be alone."""
+    named = "the clock" if kind == "time" else f"the {change.source.name}"
+    return (named,) if kind in COMPOSED else ("it", named)

@@ -12,7 +12,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtdiff.types import Split
+from mtdiff.types import SPLITS, Split
 
 FOLDER = Path(__file__).parents[1] / "assets" / "emoji"
 HELD_OUT: dict[Split, float] = {"test": 0.12, "validation": 0.04}
@@ -41,6 +41,13 @@ class Emoji:
 
     def __hash__(self) -> int:
         return hash(self.name)  # names are unique
+
+
+def _emoji(entry: dict[str, Any], tones: bool) -> Emoji:
+    """An entry of the index, with all its skin tones or the plain one alone."""
+    known = entry["tones"] if tones else {"": entry["tones"][""]}
+    name, category, subcategory = entry["name"], entry["category"], entry["subcategory"]
+    return Emoji(name, category, subcategory, entry["base"], entry["split"], known)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,6 @@ class Portrait:
         return f"{self.style}, {self.noun}"
 
 
-@lru_cache(maxsize=1 << 20)
 def combination(base: str, other: str) -> Split:
     """Split of an unordered pair of bases, from a hash of both: the only split whose scenes may combine them."""
     pair = "+".join(sorted((base, other)))
@@ -92,11 +98,7 @@ class Pack:
         if not styles or len(set(styles)) < len(styles) or not set(styles) <= set(known):
             raise ValueError(f"styles={list(styles)!r}: expected one or more, each once, of {', '.join(known)}")
         self.styles, self.tones, self.folder = tuple(styles), tones, Path(folder)
-        fields = ("name", "category", "subcategory", "base", "split")
-        self.emoji = tuple(
-            Emoji(*(e[f] for f in fields), tones=e["tones"] if tones else {"": e["tones"][""]})
-            for e in self.index["emoji"]
-        )
+        self.emoji = tuple(_emoji(e, tones) for e in self.index["emoji"])
         self._decoded: dict[tuple[str, str], Image.Image] = {}
 
     def __reduce__(self) -> Any:
@@ -107,14 +109,13 @@ class Pack:
 
     @cached_property
     def _by_split(self) -> dict[Split, tuple[Emoji, ...]]:
-        splits: tuple[Split, ...] = ("train", "validation", "test")
-        return {s: tuple(e for e in self.emoji if e.split == s) for s in splits}
+        return {s: tuple(e for e in self.emoji if e.split == s) for s in SPLITS}
 
     @cached_property
     def _files(self) -> dict[str, bytes]:
         """All compressed pictures (12 MB): held in memory, so forked workers share no file position."""
         with zipfile.ZipFile(self.folder / "pictures.zip") as pack:
-            return {name: pack.read(name) for name in pack.namelist() if name.startswith(self.styles)}
+            return {name: pack.read(name) for name in pack.namelist() if name.split("/")[0] in self.styles}
 
     def picture(self, style: str, stem: str) -> Image.Image:
         """The drawing, 64 px, with colours premultiplied by alpha (mode `RGBa`). Do not modify it."""
@@ -125,7 +126,7 @@ class Pack:
         return picture
 
     def sprite(self, style: str, stem: str, side: int) -> NDArray[np.uint8]:
-        """(side, side, 4) premultiplied drawing at another size."""
-        scaled = np.array(self.picture(style, stem).resize((side, side), Image.Resampling.LANCZOS))
-        np.minimum(scaled[..., :3], scaled[..., 3:], out=scaled[..., :3])  # Lanczos overshoots
-        return scaled
+        """(side, side, 4) premultiplied drawing at another size, by kernels that do not ring at its outline."""
+        picture = self.picture(style, stem)
+        kernel = Image.Resampling.HAMMING if side <= picture.width else Image.Resampling.BILINEAR
+        return np.array(picture.resize((side, side), kernel))

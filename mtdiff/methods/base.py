@@ -2,13 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.layout import ChannelConcat, Layout
-from mtdiff.routing import Routing
+from mtdiff.routing import Routing, TaskConv2d, TaskLayerNorm
 
 
 class CannotFold(ValueError):
@@ -16,13 +15,12 @@ class CannotFold(ValueError):
 
 
 class Method(ABC):
-    """Options are constructor arguments; `adapt` is called once, on a backbone whose parameters are all frozen.
+    """Options are constructor arguments; `adapt` is called once, on a backbone whose parameters are all frozen."""
 
-    equals_base: before training the adapted model equals the untouched base (the contract battery checks it).
-    isolates_tasks: no parameter that belongs to one task gets gradient from another's samples.
-    """
-
-    equals_base: ClassVar[bool] = True
+    @property
+    def equals_base(self) -> bool:
+        """Promise: before training, the adapted model predicts what the untouched base predicts."""
+        return True
 
     @property
     def layout(self) -> Layout:
@@ -34,8 +32,20 @@ class Method(ABC):
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         """Parameters whose first axis is the task: row k may get gradient from task k's samples only."""
-        return []
+        taskwise = (m for m in backbone.denoiser.modules() if isinstance(m, TaskConv2d | TaskLayerNorm))
+        return [p for m in taskwise for p in m.parameters()]
 
     def fold(self, backbone: Backbone, task: int) -> None:
-        """Turn the adapted `backbone.denoiser` in place into a plain diffusers network for one task."""
+        """Turn the adapted `backbone.denoiser` in place into a plain diffusers network for one task.
+
+        Its configuration follows, so that `save_pretrained` and `from_pretrained` work. Nothing is changed if it raises.
+        """
         raise CannotFold(f"{type(self).__name__} does not fold into a plain denoiser")
+
+
+def fold_input(backbone: Backbone, task: int) -> None:
+    """The last step of folding: leave one task's input convolution, and bring the denoiser's configuration in line."""
+    for site in backbone.sites("input"):
+        if isinstance(site.module, TaskConv2d):
+            site.replace(site.module.fold(task))
+    backbone.sync_config()

@@ -6,6 +6,7 @@ the linear heads are those the `lpips` package carries. LPIPS: Zhang et al., arX
 
 import contextlib
 import io
+import warnings
 from functools import cache
 from importlib.resources import files
 
@@ -33,7 +34,8 @@ def alexnet_features() -> nn.Sequential:
 
 def lpips_alex() -> nn.Module:
     """LPIPS(alex) of the `lpips` package: two pictures (B, 3, H, W) in [-1, 1] -> (B, 1, 1, 1)."""
-    with contextlib.redirect_stdout(io.StringIO()):  # the package prints where it reads its heads
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package prints, and names weights the way torchvision once did
         model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     source, target = alexnet_features(), dict(model.net.named_modules())
     for name, module in target.items():
@@ -48,6 +50,9 @@ class AlexNetEmbedding(nn.Module):
     pool=True: averaged over positions, (B, 256), for Fréchet and kernel distances.
     pool=False: flattened, (B, 2304), for nearest-neighbour retrieval.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, pool: bool = True) -> None:
         super().__init__()

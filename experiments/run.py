@@ -1,0 +1,293 @@
+"""Train, evaluate and keep one experiment, or a sweep of them.
+
+    python experiments/run.py method=mtu                            -> runs/<name>/
+    python experiments/run.py method=lora_ffn tasks=[edit] seed=1 run_dir=out
+    python experiments/run.py -m method=mtu,lora_ffn seed=0,1,2
+
+A finished run is not run again; an unfinished one goes on from its last checkpoint.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, refuse, signature
+
+CONFIGS = Path(__file__).parent / "configs"
+SECTIONS = {"training": "Training", "sampling": "Sampling", "evaluation": "Evaluation"}
+NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
+
+
+# 1. Configuration: composed and checked before torch is imported
+
+
+def groups() -> dict[str, list[str]]:
+    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in CONFIGS.iterdir() if d.is_dir()}
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration of one run, or a ConfigError that names the mistaken override."""
+    try:
+        return compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(overrides, error) from None
+
+
+def explained(overrides: list[str], error: Exception) -> ConfigError:
+    """Find the override that does not fit and say what would."""
+    options, chosen = groups(), []
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            return ConfigError(f"{text}: not an override; expected key=value")
+        key, value = override.key_or_group, override.value()
+        if key in options and value not in options[key]:
+            return refuse(key, value, options[key])
+        if key in options:
+            chosen.append(text)
+    known = OmegaConf.to_container(compose("config", chosen))
+    for text in overrides:
+        override = parser.parse_override(text)
+        if override.key_or_group not in options and not override.is_add():
+            missing = unknown_key(override.key_or_group, known)
+            if missing is not None:
+                return refuse("option", *missing)
+    return ConfigError(str(error).splitlines()[0])
+
+
+def unknown_key(key: str, known: Any) -> tuple[str, list[str]] | None:
+    """The part of a dotted key that the configuration lacks, and what it has there."""
+    path: list[str] = []
+    for name in key.split("."):
+        if not isinstance(known, Mapping) or name not in known:
+            prefix = ".".join(path)
+            allowed = sorted(map(str, known)) if isinstance(known, Mapping) else []
+            return key, [f"{prefix}.{a}" if prefix else a for a in allowed if a not in ("hydra", "packages")]
+        path.append(name)
+        known = known[name]
+    return None
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration after every check that needs no torch."""
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    for section, cls in SECTIONS.items():
+        given = plain[section]
+        check_arguments(section, list(signature(f"mtdiff.settings.{cls}")), given)
+    check(plain, packages=(*PACKAGES, *plain["packages"]))
+    if not plain["tasks"]:
+        raise ConfigError(f"tasks=[]: expected at least one of {', '.join(plain['task'])}")
+    for name in plain["tasks"]:
+        if name not in plain["task"]:
+            raise refuse("tasks", name, plain["task"])
+    for name in plain["weights"]:
+        if name not in plain["tasks"]:
+            raise refuse("weights", name, plain["tasks"])
+    if not isinstance(plain["seed"], int) or plain["seed"] < 0:
+        raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
+    return plain
+
+
+def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The light settings objects, whose constructors check values."""
+    from mtdiff import settings
+
+    return {name: getattr(settings, cls)(**plain[name]) for name, cls in SECTIONS.items()}
+
+
+# 2. Construction
+
+
+def construct(node: Any) -> Any:
+    """Plain objects from checked `_target_` nodes."""
+    return hydra.utils.instantiate(node, _convert_="all")
+
+
+def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
+    """The Experiment and the untouched base (for comparison), built from a checked configuration."""
+    from baselines.trivial import trivial
+    from mtdiff.conditioning import Dropout
+    from mtdiff.data.module import MixtureModule
+    from mtdiff.denoiser import Denoiser
+    from mtdiff.experiment import Experiment
+    from mtdiff.methods.untouched import Untouched
+    from mtdiff.module import MultiTaskModule
+    from mtdiff.sampling import Guidance
+
+    settings = sections(plain)
+    training, sampling, evaluation = settings["training"], settings["sampling"], settings["evaluation"]
+    tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
+    data = MixtureModule(
+        construct(plain["data"]),
+        tasks,
+        plain["weights"],
+        training.batch_size,
+        training.workers,
+        plain["seed"],
+        evaluation.per_task,
+        evaluation.validation_per_task,
+    )
+    import torch
+
+    torch.manual_seed(plain["seed"])  # what a method draws at the start
+    denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), list(tasks))
+    untouched = Denoiser(construct(plain["backbone"]), Untouched(), list(tasks)) if evaluation.baselines else None
+    if training.gradient_checkpointing:
+        denoiser.backbone.enable_gradient_checkpointing()
+    optimizer = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
+    module = MultiTaskModule(
+        denoiser,
+        {**optimizer, "warmup": training.warmup},
+        {task: Guidance(**scales) for task, scales in sampling.guidance.items()},
+        sampling.sampler,
+        sampling.steps,
+        Dropout(**training.dropout),
+        plain["seed"],
+    )
+    wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
+    made = Experiment(
+        module, data, training, evaluation, plain["trainer"], folder, trivial, wandb, bool(plain["progress"])
+    )
+    return made, untouched
+
+
+def wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    import os
+
+    logger = plain["logger"]
+    known = os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()
+    offline = os.environ.get("WANDB_MODE") == "offline" or not known
+    tags = [plain["method"]["_target_"].rpartition(".")[2], *plain["tasks"], *logger["tags"]]
+    return {
+        "project": logger["project"],
+        "group": logger["group"],
+        "tags": tags,
+        "name": folder.name,
+        "offline": offline,
+        "config": dict(plain),
+    }
+
+
+# 3. The run folder
+
+
+def fingerprint(plain: Mapping[str, Any]) -> str:
+    identity = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_folder(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> Path:
+    if plain["run_dir"] is not None:
+        return Path(plain["run_dir"])
+    subset = "" if len(plain["tasks"]) == len(plain["task"]) else "-" + "+".join(plain["tasks"])
+    default = (
+        f"{chosen['method']}-{chosen['backbone']}-{chosen['data']}{subset}-seed{plain['seed']}-{fingerprint(plain)}"
+    )
+    return Path("runs") / str(plain["name"] or default)
+
+
+def claim(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Write `config.yaml`, or refuse a folder that holds another experiment."""
+    path = folder / "config.yaml"
+    identity = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    if path.exists():
+        there = OmegaConf.to_container(OmegaConf.load(path))
+        for key, value in identity.items():
+            if not isinstance(there, dict) or there.get(key) != value:
+                raise ConfigError(f"run_dir={folder}: holds a run with another `{key}`; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
+
+
+def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
+    plain = checked(config)
+    sections(plain)
+    folder = run_folder(plain, chosen)
+    claim(folder, plain)
+    from mtdiff.report import announce
+
+    if (folder / "result.json").exists():
+        from mtdiff.results import Result
+
+        earlier = Result.load(folder / "result.json")
+        if earlier.status == "complete":
+            announce(earlier, folder, "complete already")
+            return
+    made, untouched = experiment(plain, folder)
+    from mtdiff.metrics.cost import run_costs
+
+    from mtdiff.experiment import execute
+    from mtdiff.results import Result, provenance
+
+    params, cost = run_costs(made.module.denoiser)
+    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
+    about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
+    start = Result(
+        chosen["method"],
+        chosen["backbone"],
+        chosen["data"],
+        plain["tasks"],
+        plain["seed"],
+        config=dict(plain),
+        params=params,
+        cost=cost,
+        **provenance(str(made.module.device)),
+    )
+    result = execute(made, start, about, untouched)
+    announce(result, folder, "done")
+
+
+# 4. The command line
+
+
+def single_runs(overrides: list[str]) -> list[list[str]]:
+    """Every run of a sweep, for checking before the first one starts."""
+    runs: list[list[str]] = [[]]
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            values = [f"{override.key_or_group}={v}" for v in override.sweep_string_iterator()]
+        else:
+            values = [override.input_line]
+        runs = [[*run, str(value)] for run in runs for value in values]
+    return runs
+
+
+def guarded(action: Callable[[], None]) -> None:
+    """A user's mistake ends in one line and exit code 2."""
+    try:
+        action()
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def precheck(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
+        for run in single_runs(overrides):
+            sections(checked(composed(run)))
+
+
+@hydra.main(version_base=None, config_path="configs", config_name="config")
+def main(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    job = HydraConfig.get()
+    chosen = {k: str(v) for k, v in job.runtime.choices.items() if k in groups()}
+    guarded(lambda: one_run(config, chosen))
+
+
+if __name__ == "__main__":
+    guarded(lambda: precheck([a for a in sys.argv[1:] if not a.startswith("-")]))
+    main()

@@ -1,0 +1,180 @@
+"""Latent diffusion transformers with text cross-attention: PixArt-Sigma (Chen et al., arXiv 2403.04692).
+
+A block is norm -> self-attention, cross-attention (no norm), norm -> feed-forward, with shift, scale and gate from the
+time (adaLN-single). Its norms have no weights of their own: a method that wants one per task starts it at weight 1 and
+bias 0 (our decision), just before the time's shift and scale.
+
+Pictures of another shape than the square one, such as a canvas of twice the width, get the position grid that diffusers
+draws for them: each side runs over the range that the square's side runs over, in finer steps.
+
+Letters: B batch, C latent channels, h w latent size, L text tokens, D text width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.latent import (
+    LatentBackbone,
+    byte_tokenizer,
+    drawing,
+    network,
+    noise_schedule,
+    read_parts,
+    refuse_unknown,
+    text_network,
+    tokenize,
+)
+from mtdiff.backbones.stable_diffusion import transformer_block_sites
+from mtdiff.types import Condition, Text
+
+TEXT_ENCODERS: dict[str, tuple[Any, Any]] = {
+    "t5": (T5EncoderModel, T5Config),
+    "clip_text_model": (CLIPTextModel, CLIPTextConfig),
+}
+
+
+class PixArt(LatentBackbone):
+    """tokens: text length L (PixArt-Sigma: 300). The padding of a prompt is hidden from the transformer."""
+
+    def __init__(
+        self,
+        transformer: PixArtTransformer2DModel,
+        vae: AutoencoderKL,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        scheduler: Any,
+        size: int,
+        attention: Literal["fused", "plain"] = "fused",
+        tokens: int = 300,
+    ) -> None:
+        if transformer.use_additional_conditions:
+            raise ValueError(
+                "backbone: this PixArt reads picture sizes (use_additional_conditions); expected a PixArt-Sigma"
+            )
+        super().__init__(transformer, vae, scheduler, size, attention)
+        self.text_encoder, self.tokenizer, self.tokens = text_encoder.eval(), tokenizer, tokens
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """tokens (B, L, D); extra: `text_mask` (B, L), 1 where a token belongs to the prompt."""
+        device = next(self.text_encoder.parameters()).device
+        ids, mask = (x.to(device) for x in tokenize(self.tokenizer, prompts, self.tokens))
+        seen = None if mask.is_meta else mask  # transformers looks at a mask's values, which shapes alone do not have
+        tokens = self.text_encoder(ids, attention_mask=seen).last_hidden_state
+        return Text(tokens.float(), {"text_mask": mask})
+
+    def predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        out = self.denoiser(
+            packed,
+            encoder_hidden_states=condition.text,
+            timestep=t,
+            encoder_attention_mask=condition.extra["text_mask"],
+        ).sample
+        return out[:, : self.latent_shape[0]]  # the other half is the learned variance, which nothing here uses
+
+    def sites(self, kind: SiteKind) -> list[Site]:
+        net = self.denoiser
+        if kind == "input":
+            proj = net.pos_embed.proj
+            return [Site("pos_embed.proj", net.pos_embed, "proj", proj.weight.shape[-3])]
+        blocks = net.transformer_blocks
+        if kind == "block":
+            return [
+                Site(f"transformer_blocks.{i}", blocks, str(i), net.inner_dim, branch=False) for i in range(len(blocks))
+            ]
+        return [
+            site
+            for i, block in enumerate(blocks)
+            for site in transformer_block_sites(f"transformer_blocks.{i}", block, kind, ffn_norm="norm2")
+        ]
+
+    def sync_config(self) -> None:
+        """diffusers has one switch for all norms of the blocks: where one has weights, the others get neutral ones."""
+        super().sync_config()
+        sites = [(block, name) for block in self.denoiser.transformer_blocks for name in ("norm1", "norm2")]
+        if any(getattr(block, name).elementwise_affine for block, name in sites):
+            for block, name in sites:
+                setattr(block, name, affine(getattr(block, name)))
+            self.denoiser.register_to_config(norm_elementwise_affine=True)
+
+
+def affine(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """The same normalisation with a weight and a bias, 1 and 0 where it had none."""
+    if norm.elementwise_affine:
+        return norm
+    return nn.LayerNorm(norm.normalized_shape, norm.eps).requires_grad_(False)
+
+
+def load(
+    weights: str,
+    size: int = 512,
+    revision: str | None = None,
+    parts: str | None = None,
+    parts_revision: str | None = None,
+    attention: Literal["fused", "plain"] = "fused",
+    tokens: int = 300,
+    architecture: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> PixArt:
+    """A PixArt-Sigma by name.
+
+    weights: a folder in diffusers format, a hub repository (pin it with `revision`), `random` (drawn from `seed`) or
+    `meta` (shapes only); the last two are built from `architecture`.
+    parts: where all but the transformer is, if elsewhere (the published 512-pixel model is the transformer alone).
+    """
+    if weights in ("random", "meta"):
+        made = build(dict(architecture or {}), tokens, "meta" if weights == "meta" else "cpu", seed)
+    else:
+        made = read_parts(weights, revision, {"transformer": PixArtTransformer2DModel})
+        rest = {
+            "vae": AutoencoderKL,
+            "text_encoder": read_encoder,
+            "tokenizer": AutoTokenizer,
+            "scheduler": DDIMScheduler,
+        }
+        made |= read_parts(parts, parts_revision, rest) if parts else read_parts(weights, revision, rest)
+    return PixArt(**made, size=size, attention=attention, tokens=tokens)
+
+
+def read_encoder(weights: str, subfolder: str, revision: str | None) -> nn.Module:
+    """The text encoder of the kind that its own configuration names."""
+    where: dict[str, Any] = {"subfolder": subfolder, "revision": revision}
+    cls, _ = encoder_classes(AutoConfig.from_pretrained(weights, **where).model_type)
+    return cls.from_pretrained(weights, use_safetensors=True, dtype=torch.float32, **where)
+
+
+def encoder_classes(kind: str) -> tuple[Any, Any]:
+    if kind not in TEXT_ENCODERS:
+        raise ValueError(
+            f"backbone.architecture.text_encoder.model_type={kind}: expected one of {', '.join(TEXT_ENCODERS)}"
+        )
+    return TEXT_ENCODERS[kind]
+
+
+def build(architecture: dict[str, Any], tokens: int, device: str, seed: int) -> dict[str, Any]:
+    """Parts of a given shape without pre-trained weights; the text's tokens are bytes.
+
+    architecture: keyword arguments for each of transformer, vae, text_encoder (`model_type`: t5 or clip_text_model),
+    scheduler.
+    """
+    wanted = ("transformer", "vae", "text_encoder", "scheduler")
+    refuse_unknown("backbone.architecture", architecture, wanted)
+    for part in wanted:
+        if part not in architecture:
+            raise ValueError(f"backbone.architecture.{part}: has to be given where no weights are read")
+    text = {k: v for k, v in architecture["text_encoder"].items() if k != "model_type"}
+    cls, config = encoder_classes(architecture["text_encoder"].get("model_type", "t5"))
+    tokenizer = byte_tokenizer(tokens)
+    with drawing(device, seed):
+        made = {
+            "transformer": network(PixArtTransformer2DModel, "transformer", architecture["transformer"]),
+            "vae": network(AutoencoderKL, "vae", architecture["vae"]),
+            "text_encoder": text_network(cls, config, "text_encoder", text, tokenizer),
+        }
+    return {**made, "tokenizer": tokenizer, "scheduler": noise_schedule(architecture["scheduler"])}

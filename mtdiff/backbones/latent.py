@@ -1,0 +1,152 @@
+"""What latent diffusion models in diffusers format share: the autoencoder around the denoiser, reading, building.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
+from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import pre_tokenizers
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from mtdiff.backbones.base import Backbone
+
+
+class LatentBackbone(Backbone):
+    """A diffusers denoiser in the latent space of an `AutoencoderKL`; text is left to the heirs.
+
+    attention: `fused` is torch's scaled dot-product kernel, `plain` two matrix products (faster training on CPUs).
+    """
+
+    denoiser: Any
+
+    def __init__(self, denoiser: nn.Module, vae: AutoencoderKL, scheduler: Any, size: int, attention: str) -> None:
+        super().__init__()
+        self.denoiser, self.vae, self.scheduler, self.size = denoiser, vae.eval(), scheduler, size
+        side = size // 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.latent_shape = (vae.config["latent_channels"], side, side)
+        if attention == "plain":
+            self.denoiser.set_attn_processor(AttnProcessor())
+
+    def train(self, mode: bool = True) -> "LatentBackbone":
+        """The autoencoder and the text encoders stay in evaluation mode."""
+        self.training = mode
+        self.denoiser.train(mode)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean  # (B, C, h, w)
+        return latents.float() * self.vae.config["scaling_factor"]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        images = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config["scaling_factor"]).sample
+        return images.float().clamp(-1, 1)
+
+    def sync_config(self) -> None:
+        """Bring the denoiser's own config in line with its modules once a method has folded.
+
+        diffusers rebuilds a saved network from that config alone; after this `from_pretrained` gives the same network.
+        """
+        (site,) = self.sites("input")
+        self.denoiser.register_to_config(in_channels=site.width)
+
+
+# Text
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, L) int64, padded or cut to L = `length` or the tokenizer's own."""
+    length = length or tokenizer.model_max_length
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    out = tokenizer(list(prompts), **options)
+    return out.input_ids, out.attention_mask
+
+
+def byte_tokenizer(length: int) -> CLIPTokenizer:
+    """A CLIP tokenizer without merges, 514 tokens: for models drawn at random, which know no words anyway."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=length)
+
+
+# Reading
+
+
+def read_parts(weights: str | Path, revision: str | None, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts by folder name and class, from a folder in diffusers format or the hub; safetensors only, in float32."""
+    try:
+        return {name: _read(cls, weights, name, revision) for name, cls in parts.items()}
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"backbone.weights={str(weights)!r}: {', '.join(parts)} could not be read there ({reason}); expected a folder in "
+            "diffusers format, a hub repository, 'random' or 'meta'"
+        ) from None
+
+
+def _read(cls: Any, weights: str | Path, name: str, revision: str | None) -> Any:
+    options: dict[str, Any] = {"subfolder": name, "revision": revision}
+    if not inspect.isclass(cls):
+        return cls(weights, **options)
+    if issubclass(cls, ModelMixin):
+        options |= {"use_safetensors": True, "torch_dtype": torch.float32}
+    elif issubclass(cls, PreTrainedModel):
+        options |= {"use_safetensors": True, "dtype": torch.float32}
+    elif cls is DDIMScheduler:
+        options |= {"clip_sample": False}  # latents have no range, and files written by other schedulers do not say so
+    return cls.from_pretrained(weights, **options)
+
+
+# Building
+
+
+@contextmanager
+def drawing(device: str, seed: int) -> Iterator[None]:
+    """Modules made inside live on `device` (`meta`: shapes only), with weights drawn from `seed` alone."""
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def network(cls: Any, part: str, given: Mapping[str, Any]) -> Any:
+    """A diffusers network from keyword arguments of its class."""
+    refuse_unknown(f"backbone.architecture.{part}", given, inspect.signature(cls).parameters)
+    return cls.from_config(dict(given))
+
+
+def text_network(cls: Any, config: Any, part: str, given: Mapping[str, Any], tokenizer: Any) -> Any:
+    """A transformers text encoder of class `cls` from keyword arguments of its configuration class `config`."""
+    refuse_unknown(f"backbone.architecture.{part}", given, config().to_dict())
+    filled = config(**given)
+    if len(tokenizer) > filled.vocab_size:
+        expected = f"expected at least the {len(tokenizer)} of its tokenizer"
+        raise ValueError(f"backbone.architecture.{part}.vocab_size={filled.vocab_size}: {expected}")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(filled, name, getattr(tokenizer, name))
+    return cls(filled)
+
+
+def noise_schedule(given: Mapping[str, Any]) -> DDIMScheduler:
+    """The noise schedule and prediction type, as keyword arguments of diffusers' DDIMScheduler; no clipping of latents."""
+    refuse_unknown("backbone.architecture.scheduler", given, inspect.signature(DDIMScheduler).parameters)
+    return DDIMScheduler.from_config({"clip_sample": False, **given})
+
+
+def refuse_unknown(key: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """One line for a name that is not allowed; names with an underscore in front are diffusers' own notes."""
+    names = list(allowed)
+    for name in given:
+        if name not in names and not name.startswith("_"):
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"{key}.{name}: expected one of {', '.join(names)}{hint}")

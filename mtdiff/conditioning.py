@@ -1,0 +1,55 @@
+"""From a batch of pictures and prompts to latents and a Condition; conditioning dropout.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.types import Batch, Condition, Text
+
+
+def encode_condition(backbone: Backbone, batch: Batch) -> Condition:
+    """Encode what the model is given. A sample whose source is wholly unknown gets a zero latent, without encoding."""
+    size = backbone.latent_shape[1:]
+    mask = nn.functional.adaptive_avg_pool2d(batch.mask, size)  # (B, 1, h, w), the unknown share of each cell
+    source = torch.zeros(len(batch), *backbone.latent_shape, device=batch.source.device)
+    given = (batch.mask < 1).flatten(1).any(1).nonzero().flatten()
+    if len(given):
+        source[given] = backbone.encode(batch.source[given])
+    text = backbone.embed(batch.prompt)
+    return Condition(source, mask, text.tokens, batch.task, text.extra)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Shares of training samples that lose their text, their source image, or both (InstructPix2Pix: 5 % each)."""
+
+    text: float = 0.05
+    image: float = 0.05
+    both: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = (self.text, self.image, self.both)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"training.dropout={shares}: expected shares of at least 0 that sum to at most 1")
+
+    def __call__(self, condition: Condition, empty: Text, generator: torch.Generator) -> Condition:
+        u = torch.rand(len(condition), generator=generator).to(condition.source.device)
+        no_text = (u < self.text) | ((u >= self.text + self.image) & (u < self.text + self.image + self.both))
+        no_image = (u >= self.text) & (u < self.text + self.image + self.both)
+        return replace(
+            condition,
+            text=_where(no_text, empty.tokens, condition.text),
+            extra={k: _where(no_text, empty.extra[k], v) for k, v in condition.extra.items()},
+            source=_where(no_image, torch.zeros_like(condition.source[:1]), condition.source),
+            mask=_where(no_image, torch.ones_like(condition.mask[:1]), condition.mask),
+        )
+
+
+def _where(rows: Tensor, replacement: Tensor, value: Tensor) -> Tensor:
+    """Rows (B,) bool of `value` replaced by the one row of `replacement`."""
+    return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), replacement, value)

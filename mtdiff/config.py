@@ -1,0 +1,166 @@
+"""Checks a composed configuration against the constructors it names, without importing them (torch takes seconds).
+
+The constructors are the schema: argument names, and the types and literals of their annotations, are read from the
+source. A `_target_` is limited to this project's packages unless the user names another on the command line.
+"""
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("mtdiff", "baselines")
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration, said in one line."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    name: str
+    annotation: ast.expr | None
+    required: bool
+
+
+def refuse(key: str, value: object, allowed: Iterable[object]) -> ConfigError:
+    """The one line: key, value, allowed values, and the nearest of them."""
+    names = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(value), names, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigError(f"{key}={value}: expected one of {', '.join(names)}{hint}")
+
+
+def check(node: object, key: str = "", packages: Sequence[str] = PACKAGES) -> None:
+    """Check every `_target_` node below `node`: its package, its arguments' names, types and literals."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            check_call(key, node, packages)
+        for name, child in node.items():
+            check(child, f"{key}.{name}" if key else str(name), packages)
+    elif isinstance(node, list | tuple):
+        for i, child in enumerate(node):
+            check(child, f"{key}[{i}]", packages)
+
+
+def check_call(key: str, node: Mapping[Any, Any], packages: Sequence[str] = PACKAGES) -> None:
+    target = str(node["_target_"])
+    if target.split(".")[0] not in packages:
+        raise ConfigError(
+            f"{key}._target_={target}: only classes of {', '.join(packages)} are constructed; name another package with "
+            f"packages=[{target.split('.')[0]}] if you trust it"
+        )
+    given = {str(k): v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    check_arguments(key, list(signature(target, key)), given)
+
+
+def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str, Any]) -> None:
+    known = {a.name: a for a in arguments}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(f"{key}.{name}={value}: no such option; {key} has {', '.join(known) or 'none'}{hint}")
+        annotation = known[name].annotation
+        if annotation is not None and not fits(value, annotation):
+            raise ConfigError(f"{key}.{name}={value}: expected {describe(annotation)}")
+    for argument in arguments:
+        if argument.required and argument.name not in given:
+            raise ConfigError(f"{key}.{argument.name}: has to be given, {describe(argument.annotation)}")
+
+
+def signature(dotted: str, key: str = "") -> Iterator[Argument]:
+    """Arguments of a function, of a class's `__init__`, or the fields of a dataclass, read from its source."""
+    module, _, name = dotted.rpartition(".")
+    definition = find(module, name)
+    if definition is None:
+        raise ConfigError(f"{key}._target_={dotted}: no such class or function")
+    if isinstance(definition, ast.FunctionDef):
+        yield from parameters(definition)
+        return
+    init = [n for n in definition.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    if init:
+        yield from list(parameters(init[0]))[1:]
+        return
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and "ClassVar" not in ast.dump(node):
+            yield Argument(node.target.id, node.annotation, node.value is None)
+
+
+def parameters(function: ast.FunctionDef) -> Iterator[Argument]:
+    args = function.args
+    positional = [*args.posonlyargs, *args.args]
+    first_default = len(positional) - len(args.defaults)
+    for i, a in enumerate(positional):
+        yield Argument(a.arg, a.annotation, i < first_default)
+    for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        yield Argument(a.arg, a.annotation, default is None)
+
+
+def find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | None:
+    """A top-level definition in the source of a module, which is located but not executed."""
+    path = source_path(module)
+    if path is None:
+        return None
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+    return None
+
+
+def source_path(module: str) -> Path | None:
+    package, _, rest = module.partition(".")
+    spec = importlib.util.find_spec(package) if package else None  # a top-level name: nothing is imported
+    if spec is None or spec.origin is None:
+        return None
+    if not rest:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
+
+
+def fits(value: Any, annotation: ast.expr) -> bool:
+    """Whether a configuration value can be what the annotation says; annotations not known here accept anything."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    match annotation:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return fits(value, left) or fits(value, right)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=content):
+            return value in literals(content)
+        case ast.Subscript(value=ast.Name(id="Sequence" | "list" | "tuple"), slice=content):
+            items = content.elts if isinstance(content, ast.Tuple) else [content]
+            return isinstance(value, list | tuple) and all(fits(v, items[0]) for v in value)
+        case ast.Subscript(value=ast.Name(id="Mapping" | "dict")):
+            return isinstance(value, Mapping)
+        case ast.Name(id="bool"):
+            return isinstance(value, bool)
+        case ast.Name(id="int"):
+            return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id="float"):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.Name(id="str"):
+            return isinstance(value, str)
+    return True
+
+
+def literals(content: ast.expr) -> list[Any]:
+    return [ast.literal_eval(e) for e in (content.elts if isinstance(content, ast.Tuple) else [content])]
+
+
+def describe(annotation: ast.expr | None) -> str:
+    """An annotation in a user's words."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=content):
+            return "one of " + ", ".join(map(str, literals(content)))
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            return f"{describe(left)}, or null"
+        case ast.Name(id=("int" | "float" | "bool" | "str") as name):
+            words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+            return words[name]
+    return "a value" if annotation is None else ast.unparse(annotation)

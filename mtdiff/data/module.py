@@ -1,0 +1,108 @@
+"""Loaders of a run: mixed training batches that resume exactly, and the same test examples in every run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from mtdiff.data.mixture import Mixture, RunningBatchSampler, one_thread
+from mtdiff.data.source import Source
+from mtdiff.tasks import Task
+from mtdiff.types import Batch, Example
+
+
+class MixtureModule(LightningDataModule):
+    """tasks: name -> task; their order gives the task ids. weights: name -> share in training, 1 where not named.
+
+    batch_size: examples per process and batch. workers: loader processes (0: load in the main one).
+    seed: draws the training examples; validation and test examples are the same for every seed.
+    validation_per_task, test_per_task: examples per task, fewer where the source has fewer records.
+
+    position: number of the training example to go on from. Lightning saves and restores it with a checkpoint. It is
+    counted in optimiser steps, so what was accumulated when a run was cut off is read again, and it still holds if the
+    batch size changes on resumption.
+    Set `use_distributed_sampler=False` in the Trainer: ranks are dealt their shares here.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tasks: Mapping[str, Task],
+        weights: Mapping[str, float] | None = None,
+        batch_size: int = 16,
+        workers: int = 2,
+        seed: int = 0,
+        test_per_task: int = 256,
+        validation_per_task: int = 64,
+    ) -> None:
+        super().__init__()
+        self.tasks, self.position, self._step = _named(tasks), 0, 0
+        self.batch_size, self.workers = _whole("batch_size", batch_size, 1), _whole("workers", workers, 0)
+        _whole("test_per_task", test_per_task, 1), _whole("validation_per_task", validation_per_task, 1)
+        shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
+        self.train = Mixture(source, run, shares, "train", seed)
+        self.validation = Mixture.fixed(source, run, "validation", validation_per_task)
+        self.test = Mixture.fixed(source, run, "test", test_per_task)
+
+    # Loaders
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """Endless; starts at `next_number()` whenever it is iterated."""
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        sampler = RunningBatchSampler(self.batch_size, self.next_number, rank, world)
+        return self._loader(self.train, batch_sampler=sampler, persistent_workers=self.workers > 0)
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        return self._loader(self.validation, batch_size=self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        return self._loader(self.test, batch_size=self.batch_size)
+
+    def _loader(self, examples: Dataset[Example], **how: Any) -> DataLoader[Example]:
+        return DataLoader(
+            examples,
+            num_workers=self.workers,
+            collate_fn=Batch.collate,
+            worker_init_fn=one_thread,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers > 0 else None,
+            **how,
+        )
+
+    # Resumption
+
+    def next_number(self) -> int:
+        """Number of the first training example that no finished optimiser step has used."""
+        if self.trainer is None:
+            return self.position
+        batches = (self.trainer.global_step - self._step) * self.trainer.accumulate_grad_batches
+        return self.position + batches * self.batch_size * self.trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.next_number(), "step": self.trainer.global_step if self.trainer is not None else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position, self._step = state_dict["position"], state_dict["step"]
+
+
+def _named(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    for key, task in tasks.items():
+        if key != task.name:
+            raise ValueError(f"tasks: key {key!r} holds a task named {task.name!r}; expected the same name in both")
+    return dict(tasks)
+
+
+def _weights(weights: Mapping[str, float], tasks: Mapping[str, Task]) -> list[float]:
+    """One weight per task, in their order."""
+    for name in weights:
+        if name not in tasks:
+            raise ValueError(f"weights[{name!r}]={weights[name]!r}: unknown task; expected one of {', '.join(tasks)}")
+    return [weights.get(name, 1.0) for name in tasks]
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number from {least}")
+    return value

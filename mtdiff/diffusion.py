@@ -1,0 +1,62 @@
+"""Forward process and regression target of the backbone's own noise schedule.
+
+Letters: B batch, C latent channels, h w latent size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
+
+
+class Diffusion:
+    """Noise and target for a diffusers scheduler, which says what the denoiser predicts.
+
+    epsilon (arXiv 2006.11239): the noise. v_prediction (2202.00512): sqrt(a) noise - sqrt(1 - a) latent.
+    flow_prediction (2210.02747; schedulers with `sigmas` in place of `alphas_cumprod`): noise - latent on a straight
+    line, with t in (0, T] and sigma = t / T.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        config = scheduler.config
+        self.steps: int = config["num_train_timesteps"]
+        self.prediction: str = config.get("prediction_type", "flow_prediction")
+        self.flow = self.prediction == "flow_prediction"
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"scheduler.prediction_type={self.prediction!r}: expected one of {', '.join(PREDICTIONS)}")
+        self.alphas = None if self.flow else scheduler.alphas_cumprod.double()
+
+    def times(self, number: int, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform training times (B,): whole numbers in [0, T), for flows real ones in (0, T]."""
+        if self.flow:
+            return self.steps * (1 - torch.rand(number, generator=generator))
+        return torch.randint(self.steps, (number,), generator=generator)
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise level at times t, each (B, 1, 1, 1) float32."""
+        if self.alphas is None:
+            sigma = (t.float() / self.steps).view(-1, 1, 1, 1)
+            return 1 - sigma, sigma
+        a = self.alphas.to(t.device)[t].view(-1, 1, 1, 1)
+        return a.sqrt().float(), (1 - a).sqrt().float()
+
+    def noisy(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(B, C, h, w): signal * latent + noise level * noise."""
+        signal, level = self.coefficients(t)
+        return signal * latent + level * noise
+
+    def target(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the denoiser is regressed on, (B, C, h, w)."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.flow:
+            return noise - latent
+        signal, level = self.coefficients(t)
+        return signal * noise - level * latent
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio (B,)."""
+        signal, level = self.coefficients(t)
+        return (signal / level).pow(2).flatten()

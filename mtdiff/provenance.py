@@ -1,0 +1,63 @@
+"""Where a result comes from: commit, versions, device. No torch here, unless a GPU was used."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("mtdiff", "torch", "lightning", "diffusers", "transformers", "peft", "numpy", "scikit-image", "lpips")
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Where a result comes from: `git`, `versions` and `device`, ready for `Result(**provenance(...), ...)`."""
+    return {"git": git_state(Path(__file__).parent), "versions": versions(), "device": device_name(device)}
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """{commit, dirty} of the repository that tracks `folder`; nulls where none does, or where nothing is committed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(folder), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked, commit = git("ls-files", "."), git("rev-parse", "--verify", "--quiet", "HEAD")
+    if not tracked or not commit:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": git("status", "--porcelain", "--untracked-files=no") != ""}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides the numbers, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str) -> str:
+    """The processor's or the GPU's own name, as `cpu: AMD EPYC ...` or `cuda: NVIDIA H100 ...`."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        import torch  # only where a GPU was used, so it is loaded already
+
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{kind}: {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, '') or platform.machine()}, {os.cpu_count()} cores"

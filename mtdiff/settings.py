@@ -1,0 +1,85 @@
+"""Settings of a run that belong to no method, backbone or data set. Light: no torch here, so mistakes answer at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def at_least(key: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ValueError(f"{key}={value}: expected at least {low}")
+
+
+def between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{key}={value}: expected {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """steps: optimiser steps. batch_size: per process. accumulate: batches a step. warmup: steps.
+
+    ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
+    dropout: shares of samples that lose text, image, or both.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    accumulate: int = 1
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 100
+    clip: float | None = 1.0
+    ema_decay: float | None = 0.999
+    dropout: Mapping[str, float] = field(default_factory=lambda: {"text": 0.05, "image": 0.05, "both": 0.05})
+    gradient_checkpointing: bool = False
+    workers: int = 1
+    sample_every: int | None = 500
+    validate_every: int | None = None
+    save_every: int | None = 500
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "accumulate"):
+            at_least(f"training.{key}", getattr(self, key), 1)
+        for key in ("lr", "weight_decay", "warmup", "workers"):
+            at_least(f"training.{key}", getattr(self, key), 0)
+        for key in ("sample_every", "validate_every", "save_every"):
+            if getattr(self, key) is not None:
+                at_least(f"training.{key}", getattr(self, key), 1)
+        if self.ema_decay is not None:
+            between("training.ema_decay", self.ema_decay, 0, 1)
+        unknown = set(self.dropout) - {"text", "image", "both"}
+        if unknown:
+            raise ValueError(f"training.dropout.{min(unknown)}: expected one of text, image, both")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """guidance: {task: {image: s_I, text: s_T}}; a task that is not named has none."""
+
+    steps: int = 20
+    sampler: Literal["ddim", "dpm++"] = "ddim"
+    guidance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        between("sampling.steps", self.steps, 1, 1000)
+        for task, scales in self.guidance.items():
+            for name, value in scales.items():
+                if name not in ("image", "text"):
+                    raise ValueError(f"sampling.guidance.{task}.{name}={value}: expected one of image, text")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """per_task: test examples of each task. baselines: also judge trivial baselines and the untrained base."""
+
+    per_task: int = 64
+    batch_size: int = 32
+    validation_per_task: int = 32
+    baselines: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("evaluation.per_task", self.per_task, 2)
+        at_least("evaluation.batch_size", self.batch_size, 1)

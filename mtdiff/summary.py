@@ -1,0 +1,285 @@
+"""Many results -> one table: seeds averaged, references apart, gaps with their reasons. No torch here.
+
+A line is a method under one configuration. Its runs differ in the seed alone, or, for single-task models, in the task:
+such models form one line, whose parameters for all tasks are the sum over its tasks.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mtdiff.metrics.bootstrap import Interval, seed_interval
+from mtdiff.results import RUN, Direction, Result, Row
+
+VOLATILE = frozenset({"seed", "run_dir", "device", "workers", "threads", "logger", "resume"})
+"""Names of configuration keys (anywhere in a dotted path) that do not make another configuration."""
+
+
+@dataclass(frozen=True)
+class Column:
+    task: str
+    metric: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class Cell:
+    """interval: over seeds (Student's t) from two runs on, else over the one run's n examples.
+
+    best, tied: best of its column; not significantly worse than the best. reason: why there is no interval.
+    note: what is missing beside a value.
+    """
+
+    interval: Interval | None
+    seeds: int = 0
+    n: int = 0
+    best: bool = False
+    tied: bool = False
+    reason: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """trainable, total (of one call), total for all tasks: parameters; flops of one call; latency: median in ms."""
+
+    trainable: float | None = None
+    total: float | None = None
+    total_for_all_tasks: float | None = None
+    flops: float | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    label: str
+    cells: list[Cell]
+    cost: Cost
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """notes: what makes lines incomparable, one sentence each."""
+
+    columns: list[Column]
+    lines: list[Line]
+    notes: list[str]
+
+
+Key = tuple[Any, ...]
+
+
+def summarise(results: Sequence[Result]) -> Table:
+    """Lines in the order of their first result, references after them; columns in the order of the first rows."""
+    columns = list(dict.fromkeys(Column(r.task, r.metric, r.direction) for result in results for r in result.rows))
+    columns.sort(key=lambda c: [d.task for d in columns].index(c.task))
+    groups = _groups(results)
+    labels = _labels(groups)
+    lines = [Line(labels[k], [_cell(c, runs) for c in columns], _cost(runs)) for k, runs in groups.items()]
+    return Table(columns, [*_ranked(lines, columns), *_references(results, columns)], list(_notes(results)))
+
+
+# Grouping
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists -> {dotted key: leaf}."""
+    if isinstance(config, Mapping):
+        items: Iterable[tuple[Any, Any]] = config.items()
+    elif isinstance(config, list):
+        items = enumerate(config)
+    else:
+        return {prefix: config}
+    return {
+        k: v for name, inner in items for k, v in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """What makes this run's configuration another one, except the task of a single-task model."""
+    ignored = VOLATILE | ({"tasks"} if len(result.tasks) == 1 else set())
+    return {k: v for k, v in flatten(result.config).items() if not ignored & set(k.split("."))}
+
+
+def _kin(result: Result) -> Key:
+    """Runs that only options can tell apart."""
+    scope = ("single task",) if len(result.tasks) == 1 else tuple(result.tasks)
+    return result.method, result.backbone, result.data, scope
+
+
+def _groups(results: Sequence[Result]) -> dict[Key, list[Result]]:
+    groups: dict[Key, list[Result]] = defaultdict(list)
+    for result in results:
+        settings = tuple(sorted((k, repr(v)) for k, v in _settings(result).items()))
+        groups[*_kin(result), settings].append(result)
+    return dict(groups)
+
+
+def _labels(groups: Mapping[Key, list[Result]]) -> dict[Key, str]:
+    """The method, and whatever else tells a line from the others."""
+    every = list(dict.fromkeys(task for runs in groups.values() for run in runs for task in run.tasks))
+    backbones, data = ({key[i] for key in groups} for i in (1, 2))
+    labels = {}
+    for key in groups:
+        method, backbone, source, scope, settings = key
+        marks = [backbone] * (len(backbones) > 1) + [source] * (len(data) > 1)
+        marks += [] if set(scope) == set(every) or len(every) == 1 else [" + ".join(scope)]
+        kin = [dict(k[-1]) for k in groups if k[:-1] == key[:-1]]
+        marks += [f"{name}={value}" for name, value in settings if any(k.get(name) != value for k in kin)]
+        labels[key] = method + (f" ({', '.join(marks)})" if marks else "")
+    return labels
+
+
+# Values
+
+
+def _of(column: Column, results: Sequence[Result], model: str) -> list[Row]:
+    rows = (row for result in results for row in result.rows if row.model == model)
+    return [row for row in rows if (row.task, row.metric) == (column.task, column.metric)]
+
+
+def _cell(column: Column, runs: Sequence[Result]) -> Cell:
+    """The mean over a line's complete runs of the column's task."""
+    concerned = [run for run in runs if column.task in run.tasks]
+    if not concerned:
+        return Cell(None, reason="not trained on this task")
+    rows = _of(column, [run for run in concerned if run.status == "complete"], RUN)
+    values = [row for row in rows if row.value is not None]
+    gaps = [f"seed {run.seed} {run.status}" for run in concerned if run.status != "complete"]
+    gaps += list(dict.fromkeys(row.reason or "no reason given" for row in rows if row.value is None))
+    reason = "; ".join(gaps) or "not measured"
+    if not values:
+        return Cell(None, reason=reason)
+    note = f"{len(values)} of {len(concerned)} runs: {reason}" if len(values) < len(concerned) else None
+    return replace(_combined(values), note=note)
+
+
+def _combined(rows: Sequence[Row]) -> Cell:
+    values = [row.value for row in rows if row.value is not None]
+    one = len(values) == 1
+    interval = Interval(values[0], rows[0].low, rows[0].high) if one else seed_interval(values)
+    return Cell(interval, seeds=len(values), n=min(row.n for row in rows))
+
+
+def _cost(runs: Sequence[Result]) -> Cost:
+    """Means over seeds; what a line needs for all its tasks is summed over its sets of tasks."""
+    by_tasks: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for run in runs:
+        by_tasks[tuple(run.tasks)].append(run)
+
+    def over_seeds(name: str) -> list[float | None]:
+        return [_mean(run.params[name] for run in part) for part in by_tasks.values()]
+
+    return Cost(
+        _sum(over_seeds("trainable")),
+        _mean(over_seeds("total")),
+        _sum(over_seeds("total_for_all_tasks")),
+        _mean(run.cost["flops"] for run in runs),
+        _mean(run.cost["latency_ms"]["median"] for run in runs),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _references(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[Line]:
+    """Lines of the rows that judge something else than a run. The same measurement in several runs counts once."""
+    groups: dict[Key, list[Result]] = defaultdict(list)
+    for result in results:
+        for model in dict.fromkeys(row.model for row in result.rows if row.model != RUN):
+            groups[model, result.backbone, result.data].append(result)
+    for (model, backbone, data), runs in groups.items():
+        marks = [backbone] * (len({k[1] for k in groups}) > 1) + [data] * (len({k[2] for k in groups}) > 1)
+        label = model + (f" ({', '.join(marks)})" if marks else "")
+        yield Line(label, [_reference_cell(column, runs, model) for column in columns], Cost(), reference=True)
+
+
+def _reference_cell(column: Column, runs: Sequence[Result], model: str) -> Cell:
+    rows = list(dict.fromkeys(_of(column, runs, model)))
+    values = [row for row in rows if row.value is not None]
+    if values:
+        return _combined(values)
+    return Cell(None, reason=rows[0].reason if rows else "does not apply")
+
+
+# Ranking
+
+
+def worse_for_sure(cell: Interval, best: Interval, direction: Direction) -> bool | None:
+    """Does the interval of the difference leave out zero? None where an interval is missing.
+
+    The two intervals are joined as independent ones (Zou & Donner, Statistics in Medicine 2008). On shared examples
+    that is conservative: a paired test, which needs the scores themselves, finds more differences.
+    """
+    if cell.low is None or cell.high is None or best.low is None or best.high is None:
+        return None
+    if direction == "higher":
+        return best.value - cell.value > math.hypot(best.value - best.low, cell.high - cell.value)
+    return cell.value - best.value > math.hypot(best.high - best.value, cell.value - cell.low)
+
+
+def _ranked(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
+    """Mark the best of each column that at least two lines have, and those not significantly worse."""
+    ranked = [_ranked_column([line.cells[i] for line in lines], column) for i, column in enumerate(columns)]
+    return [replace(line, cells=[column[i] for column in ranked]) for i, line in enumerate(lines)]
+
+
+def _ranked_column(cells: Sequence[Cell], column: Column) -> list[Cell]:
+    intervals = [cell.interval for cell in cells if cell.interval is not None]
+    if len(intervals) < 2:
+        return list(cells)
+    sign = 1 if column.direction == "higher" else -1
+    best = max(intervals, key=lambda interval: sign * interval.value)
+
+    def marked(cell: Cell) -> Cell:
+        if cell.interval is None:
+            return cell
+        if cell.interval.value == best.value:
+            return replace(cell, best=True)
+        return replace(cell, tied=worse_for_sure(cell.interval, best, column.direction) is False)
+
+    return [marked(cell) for cell in cells]
+
+
+# Warnings
+
+
+def _notes(results: Sequence[Result]) -> Iterator[str]:
+    """What makes these runs hard to compare."""
+    seen = sorted({run.samples_seen for run in results if run.status == "complete"})
+    if len(seen) > 1:
+        yield f"Unequal budgets: {', '.join(f'{s:,}' for s in seen)} training samples seen."
+    commits = list(dict.fromkeys(run.git["commit"] for run in results))
+    if len(commits) > 1:
+        yield f"Runs of {len(commits)} commits: {', '.join((c or 'unknown')[:10] for c in commits)}."
+    if dirty := sum(run.git["dirty"] is True for run in results):
+        yield f"{dirty} of {len(results)} runs come from a working tree with uncommitted changes."
+    for name in sorted({name for run in results for name in run.versions}):
+        versions = list(dict.fromkeys(run.versions.get(name, "none") for run in results))
+        if len(versions) > 1:
+            yield f"Mixed versions of {name}: {', '.join(versions)}."
+    devices = list(dict.fromkeys(run.device for run in results))
+    if len(devices) > 1:
+        yield f"Latencies are of different devices: {', '.join(devices)}."
+    yield from _mixed_tasks(results)
+
+
+def _mixed_tasks(results: Sequence[Result]) -> Iterator[str]:
+    """A single-task line leaves the task's options out of its key, so they are compared here."""
+    options: dict[Key, set[str]] = defaultdict(set)
+    for run in results:
+        if len(run.tasks) == 1:
+            options[run.method, run.backbone, run.data, run.tasks[0]].add(repr(run.config.get("tasks")))
+    for (method, *_, task), found in options.items():
+        if len(found) > 1:
+            yield f"{method}: single-task runs of {task} differ in the task's options."
