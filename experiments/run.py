@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, refuse, signature
+from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, nearest, refuse, signature
 
 CONFIGS = Path(__file__).parent / "configs"
 SECTIONS = {"training": "Training", "sampling": "Sampling", "evaluation": "Evaluation"}
@@ -48,10 +48,7 @@ def explained(overrides: list[str], error: Exception) -> ConfigError:
     options, chosen = groups(), []
     parser = OverridesParser.create()
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            return ConfigError(f"{text}: not an override; expected key=value")
+        override = parser.parse_override(text)
         key, value = override.key_or_group, override.value()
         if key in options and value not in options[key]:
             return refuse(key, value, options[key])
@@ -63,7 +60,8 @@ def explained(overrides: list[str], error: Exception) -> ConfigError:
         if override.key_or_group not in options and not override.is_add():
             missing = unknown_key(override.key_or_group, known)
             if missing is not None:
-                return refuse("option", *missing)
+                key, allowed = missing
+                return ConfigError(f"{key}: no such option{nearest(key, allowed)}; there are {', '.join(allowed)}")
     return ConfigError(str(error).splitlines()[0])
 
 
@@ -93,8 +91,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
         if name not in plain["task"]:
             raise refuse("tasks", name, plain["task"])
     for name in plain["weights"]:
-        if name not in plain["tasks"]:
-            raise refuse("weights", name, plain["tasks"])
+        if name not in plain["task"]:
+            raise refuse("weights", name, plain["task"])
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
     return plain
@@ -132,7 +130,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     data = MixtureModule(
         construct(plain["data"]),
         tasks,
-        plain["weights"],
+        {name: plain["weights"].get(name, 1.0) for name in tasks},
         training.batch_size,
         training.workers,
         plain["seed"],
@@ -227,11 +225,13 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
             return
     made, untouched = experiment(plain, folder)
     from mtdiff.metrics.cost import run_costs
+    from mtdiff.metrics.flops import has_source
 
     from mtdiff.experiment import execute
     from mtdiff.results import Result, provenance
 
-    params, cost = run_costs(made.module.denoiser)
+    sources = [has_source(task) for task in made.data.tasks.values()]
+    params, cost = run_costs(made.module.denoiser, len(plain["task"]), sources)
     about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
     about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
     start = Result(
@@ -255,7 +255,11 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
 def single_runs(overrides: list[str]) -> list[list[str]]:
     """Every run of a sweep, for checking before the first one starts."""
     runs: list[list[str]] = [[]]
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            raise ConfigError(f"{text}: not an override; expected key=value") from None
         if override.is_sweep_override():
             values = [f"{override.key_or_group}={v}" for v in override.sweep_string_iterator()]
         else:

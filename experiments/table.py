@@ -21,8 +21,8 @@ LEGEND = (
     "Mean with 95 % interval: over seeds (Student's t) where there are two or more, else over examples (bootstrap). "
     "Bold: best of the column. ≈: not significantly worse than the best (intervals taken as independent, "
     "so the mark is generous). Below the rule: references that nothing was trained for, not ranked. "
-    "trained, parameters, for all tasks: numbers of parameters that training changed, that one call uses, and that all "
-    "tasks need together. FLOPs of one call of the denoiser, 2 per multiply-add, attention included."
+    "trained, parameters, for all tasks: numbers of parameters that one training changed, that one call uses, and that "
+    "serving all tasks of the comparison takes. FLOPs of one call of the denoiser, 2 per multiply-add, attention included."
 )
 STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#1a1a1a;background:#fff}"

@@ -29,9 +29,13 @@ class Argument:
 def refuse(key: str, value: object, allowed: Iterable[object]) -> ConfigError:
     """The one line: key, value, allowed values, and the nearest of them."""
     names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(value), names, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigError(f"{key}={value}: expected one of {', '.join(names)}{hint}")
+    return ConfigError(f"{key}={value}: expected one of {', '.join(names)}{nearest(value, names)}")
+
+
+def nearest(value: object, names: Iterable[str]) -> str:
+    """A hint at what may have been meant, or nothing."""
+    near = difflib.get_close_matches(str(value), list(names), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def check(node: object, key: str = "", packages: Sequence[str] = PACKAGES) -> None:
@@ -61,9 +65,8 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
     known = {a.name: a for a in arguments}
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError(f"{key}.{name}={value}: no such option; {key} has {', '.join(known) or 'none'}{hint}")
+            options = ", ".join(known) or "none"
+            raise ConfigError(f"{key}.{name}={value}: no such option{nearest(name, known)}; {key} has {options}")
         annotation = known[name].annotation
         if annotation is not None and not fits(value, annotation):
             raise ConfigError(f"{key}.{name}={value}: expected {describe(annotation)}")

@@ -76,7 +76,7 @@ def train(run: Experiment) -> tuple[lightning.Trainer, float]:
         max_epochs=-1,
         accumulate_grad_batches=run.training.accumulate,
         gradient_clip_val=run.training.clip,
-        val_check_interval=_batches(run.training.validate_every, run),
+        val_check_interval=(run.training.validate_every or run.training.steps) * run.training.accumulate,
         check_val_every_n_epoch=None,
         limit_val_batches=0 if run.training.validate_every is None else 1.0,
         num_sanity_val_steps=0,
@@ -92,10 +92,6 @@ def train(run: Experiment) -> tuple[lightning.Trainer, float]:
     began = time.monotonic()
     trainer.fit(run.module, datamodule=run.data, ckpt_path=last if last.exists() else None, weights_only=True)
     return trainer, time.monotonic() - began
-
-
-def _batches(steps: int | None, run: Experiment) -> int | None:
-    return None if steps is None else steps * run.training.accumulate
 
 
 def callbacks(run: Experiment) -> Iterable[Callback]:
@@ -147,19 +143,20 @@ def few_examples(data: MixtureModule, per_task: int) -> Batch:
 def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Batch, Tensor]:
     """Rows of the trained model and of what it must beat; the test examples and its answers."""
     module, seed = run.module.eval(), run.evaluation.seed
-    backbone = module.denoiser.backbone
-    judge = Judge(module.device)
+    shape, tasks = module.denoiser.backbone.latent_shape, run.data.tasks
     batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
-    with run.autocast():
-        batch, answers = gather(batches, drawer(module, seed), backbone.latent_shape, seed)
-        rows = list(judge_rows(judge, run.data.tasks, batch, answers, seed, "run"))
-        if run.evaluation.baselines:
-            rows += baseline_rows(judge, run.data.tasks, batch, seed, run.trivial, lambda x: reconstruct(run, x))
-        if run.evaluation.baselines and untouched is not None:
-            text = max((g.text for g in module.guidance.values()), default=1.0)
-            draw = base_drawer(untouched.to(module.device), module, text)
-            _, drawn = gather(batches, draw, backbone.latent_shape, seed)
-            rows += judge_rows(judge, run.data.tasks, batch, drawn, seed, "base")
+    with run.autocast():  # drawing only: metrics are computed in full precision
+        batch, answers = gather(batches, drawer(module, seed), shape, seed)
+    judge = Judge(module.device)
+    rows = list(judge_rows(judge, tasks, batch, answers, seed, "run"))
+    if not run.evaluation.baselines:
+        return rows, batch, answers
+    rows += baseline_rows(judge, tasks, batch, seed, run.trivial, lambda pictures: reconstruct(run, pictures))
+    if untouched is not None:
+        scale = max((g.text for g in module.guidance.values()), default=1.0)
+        with run.autocast():
+            _, drawn = gather(batches, base_drawer(untouched.to(module.device), module, scale), shape, seed)
+        rows += judge_rows(judge, tasks, batch, drawn, seed, "base")
     return rows, batch, answers
 
 

@@ -46,6 +46,7 @@ class MultiTaskModule(lightning.LightningModule):
         self.dropout = dropout or Dropout()
         self.diffusion = Diffusion(denoiser.backbone.scheduler)
         self._empty: Text | None = None
+        self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
 
     # Training
 
@@ -83,9 +84,12 @@ class MultiTaskModule(lightning.LightningModule):
         options = dict(self.optimizer_options)
         warmup = options.pop("warmup", 0)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, fused=True, **options)
+        optimizer = torch.optim.AdamW(trained, **options)  # not fused: Lightning cannot clip its gradients
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {f"denoiser.backbone.denoiser.{k}": v for k, v in self.denoiser.adapter().items()}
 
     # Generation
 

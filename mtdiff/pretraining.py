@@ -312,7 +312,7 @@ class LatentCache:
                 captions += [r.caption for r in part]
                 part = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": torch.cat(latents)}, path)
+        save_file({"latents": torch.cat(latents).contiguous()}, path)
         path.with_suffix(".json").write_text(json.dumps(captions))
 
 

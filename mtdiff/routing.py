@@ -75,15 +75,17 @@ class TaskConv2d(nn.Module):
 
 
 class TaskLayerNorm(nn.Module):
-    """One affine LayerNorm per task, each starting as the given one. weight, bias (T, C)."""
+    """One affine LayerNorm per task, each starting as the given one. weight, bias (T, C).
 
-    def __init__(self, norm: nn.LayerNorm, tasks: int, routing: Routing) -> None:
+    device: of the network, which a norm without weights (those of diffusion transformers) cannot tell.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, tasks: int, routing: Routing, device: torch.device | None = None) -> None:
         super().__init__()
         self.routing, self.shape, self.eps = routing, norm.normalized_shape, norm.eps
         width = norm.normalized_shape[-1]
-        like = {"device": next(iter(norm.parameters()), torch.empty(0)).device}
-        weight = torch.ones(width, **like) if norm.weight is None else norm.weight.detach()
-        bias = torch.zeros(width, **like) if norm.bias is None else norm.bias.detach()
+        weight = torch.ones(width, device=device) if norm.weight is None else norm.weight.detach()
+        bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
         self.weight, self.bias = nn.Parameter(weight.repeat(tasks, 1)), nn.Parameter(bias.repeat(tasks, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Many results -> one table: seeds averaged, references apart, gaps with their reasons. No torch here.
 
 A line is a method under one configuration. Its runs differ in the seed alone, or, for single-task models, in the task:
-such models form one line, whose parameters for all tasks are the sum over its tasks.
+such models form one line together.
 """
 
 import math
@@ -13,8 +13,20 @@ from typing import Any
 from mtdiff.metrics.bootstrap import Interval, seed_interval
 from mtdiff.results import RUN, Direction, Result, Row
 
-VOLATILE = frozenset({"seed", "run_dir", "device", "workers", "threads", "logger", "resume"})
-"""Names of configuration keys (anywhere in a dotted path) that do not make another configuration."""
+VOLATILE = (
+    "seed",
+    "name",
+    "run_dir",
+    "packages",
+    "logger",
+    "progress",
+    "training.workers",
+    "training.sample_every",
+    "training.validate_every",
+    "training.save_every",
+    "trainer.accelerator",
+)
+"""Configuration keys (with all below them) that do not make another experiment."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """trainable, total (of one call), total for all tasks: parameters; flops of one call; latency: median in ms."""
+    """Parameters: trained in one run, used by one call, needed for all tasks. flops of one call; median latency in ms."""
 
     trainable: float | None = None
     total: float | None = None
@@ -75,7 +87,8 @@ Key = tuple[Any, ...]
 def summarise(results: Sequence[Result]) -> Table:
     """Lines in the order of their first result, references after them; columns in the order of the first rows."""
     columns = list(dict.fromkeys(Column(r.task, r.metric, r.direction) for result in results for r in result.rows))
-    columns.sort(key=lambda c: [d.task for d in columns].index(c.task))
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    columns.sort(key=lambda column: tasks.index(column.task))
     groups = _groups(results)
     labels = _labels(groups)
     lines = [Line(labels[k], [_cell(c, runs) for c in columns], _cost(runs)) for k, runs in groups.items()]
@@ -100,8 +113,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _settings(result: Result) -> dict[str, Any]:
     """What makes this run's configuration another one, except the task of a single-task model."""
-    ignored = VOLATILE | ({"tasks"} if len(result.tasks) == 1 else set())
-    return {k: v for k, v in flatten(result.config).items() if not ignored & set(k.split("."))}
+    ignored = VOLATILE + (("tasks",) if len(result.tasks) == 1 else ())
+    below = tuple(f"{key}." for key in ignored)
+    return {k: v for k, v in flatten(result.config).items() if k not in ignored and not k.startswith(below)}
 
 
 def _kin(result: Result) -> Key:
@@ -165,18 +179,11 @@ def _combined(rows: Sequence[Row]) -> Cell:
 
 
 def _cost(runs: Sequence[Result]) -> Cost:
-    """Means over seeds; what a line needs for all its tasks is summed over its sets of tasks."""
-    by_tasks: dict[tuple[str, ...], list[Result]] = defaultdict(list)
-    for run in runs:
-        by_tasks[tuple(run.tasks)].append(run)
-
-    def over_seeds(name: str) -> list[float | None]:
-        return [_mean(run.params[name] for run in part) for part in by_tasks.values()]
-
+    """Means over a line's runs; `total_for_all_tasks` of each run counts all tasks of the comparison already."""
     return Cost(
-        _sum(over_seeds("trainable")),
-        _mean(over_seeds("total")),
-        _sum(over_seeds("total_for_all_tasks")),
+        _mean(run.params["trainable"] for run in runs),
+        _mean(run.params["total"] for run in runs),
+        _mean(run.params["total_for_all_tasks"] for run in runs),
         _mean(run.cost["flops"] for run in runs),
         _mean(run.cost["latency_ms"]["median"] for run in runs),
     )
@@ -185,11 +192,6 @@ def _cost(runs: Sequence[Result]) -> Cost:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) if known and len(known) == len(values) else None
 
 
 def _references(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[Line]:
@@ -271,15 +273,3 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     devices = list(dict.fromkeys(run.device for run in results))
     if len(devices) > 1:
         yield f"Latencies are of different devices: {', '.join(devices)}."
-    yield from _mixed_tasks(results)
-
-
-def _mixed_tasks(results: Sequence[Result]) -> Iterator[str]:
-    """A single-task line leaves the task's options out of its key, so they are compared here."""
-    options: dict[Key, set[str]] = defaultdict(set)
-    for run in results:
-        if len(run.tasks) == 1:
-            options[run.method, run.backbone, run.data, run.tasks[0]].add(repr(run.config.get("tasks")))
-    for (method, *_, task), found in options.items():
-        if len(found) > 1:
-            yield f"{method}: single-task runs of {task} differ in the task's options."

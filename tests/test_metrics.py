@@ -456,6 +456,14 @@ def test_rows_depend_on_the_seed_alone(full: Judge) -> None:
     assert all(a.low != b.low for a, b in zip(first, other, strict=True))
 
 
+def test_the_callers_autocast_changes_nothing(full: Judge) -> None:
+    examples = edits()
+    outputs = noisy(examples.target, 0.2)
+    plain = list(full.rows("edit", ALL, outputs, examples, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert list(full.rows("edit", ALL, outputs, examples, 0)) == plain
+
+
 def test_set_metrics_rank_noise(full: Judge) -> None:
     examples = batch(target=pictures(40))
     rows = [

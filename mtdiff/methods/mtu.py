@@ -10,6 +10,8 @@ input convolutions; all else is frozen. There is no load balancing.
 Not given in the paper, decided here:
 - the softmax starts uniform (the router's last layer is zero), and w is divided by the granularity, so that the block
   starts equal to the pre-trained one; `rescale=False` is the ablation;
+- where experts repeat hidden units (N G > 1), the copies' output weights are spread about the unit's own, by a tenth of
+  it, with their mean kept: the block still starts equal, and copies and gates can part (alike, they never would);
 - each expert has an output bias, copied, which w mixes to the original at the start;
 - one LayerNorm per (task, block), starting from the block's own; `per_expert_norm` is the ablation;
 - top-k keeps the first of equal weights;
@@ -32,6 +34,7 @@ from mtdiff.methods.base import CannotFold, Method, fold_input
 from mtdiff.routing import Routing, TaskLayerNorm
 
 EMBEDDING = "mtu_task_embedding"
+SPREAD = 0.1
 
 
 class MTU(Method):
@@ -70,7 +73,7 @@ class MTU(Method):
     def equals_base(self) -> bool:
         """True where the slices cover every hidden unit equally often, and the weights are rescaled and complete."""
         cover = self.experts * self.granularity
-        complete = self.top_k is None or self.top_k == self.experts or self.granularity == 1
+        complete = self.top_k is None or self.top_k == self.experts
         return (self.rescale or self.granularity == 1) and complete and abs(cover - round(cover)) < 1e-9
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
@@ -86,7 +89,8 @@ class MTU(Method):
         experts = Experts(site.module, site.name, self, routing, embedding)
         site.replace(experts.requires_grad_(True))
         if not self.per_expert_norm and site.norm is not None and isinstance(site.norm.module, nn.LayerNorm):
-            site.norm.replace(TaskLayerNorm(site.norm.module, embedding.num_embeddings, routing))
+            tasks, device = embedding.num_embeddings, embedding.weight.device
+            site.norm.replace(TaskLayerNorm(site.norm.module, tasks, routing, device))
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         rows = super().task_parameters(backbone)
@@ -138,7 +142,7 @@ class Experts(nn.Module):
         self.each = round(each)
         self.scale = 1 / method.granularity if method.rescale else 1.0
         if self.each * self.experts != self.units:
-            take_units(net, torch.arange(self.each * self.experts, device=out.weight.device) % self.units)
+            take_units(net, self.each * self.experts)
         if method.per_expert_norm:
             projection, _ = ends(net)
             parts = projection.out_features // out.in_features
@@ -165,7 +169,7 @@ class Experts(nn.Module):
         w = self.router(rows).softmax(-1)
         if self.top_k is None or self.top_k == self.experts:
             return w
-        best = w.argsort(-1, descending=True, stable=True)[:, : self.top_k]
+        best = w.argsort(dim=-1, descending=True, stable=True)[:, : self.top_k]
         kept = torch.zeros_like(w).scatter(1, best, 1.0) * w
         return kept / kept.sum(1, keepdim=True)
 
@@ -263,13 +267,23 @@ def ends(net: nn.ModuleList) -> tuple[nn.Linear, nn.Linear]:
 
 
 @torch.no_grad()
-def take_units(net: nn.ModuleList, units: Tensor) -> None:
-    """Rebuild a feed-forward layer from a list of its hidden units, repeated or left out. units (M',) int64."""
+def take_units(net: nn.ModuleList, number: int) -> None:
+    """Rebuild a feed-forward layer from its hidden units in their order, over and over, until there are `number`.
+
+    The output weights of a unit's copies are spread about the unit's own by SPREAD of it, with their mean kept: copies
+    that were all alike would get the same gradient for ever.
+    """
     projection, out = ends(net)
-    parts = projection.out_features // out.in_features  # 2 with a gate (value rows, then gate rows), else 1
-    rows = torch.cat([units + part * out.in_features for part in range(parts)])
+    old = out.in_features
+    units = torch.arange(number, device=out.weight.device) % old  # (number,)
+    parts = projection.out_features // old  # 2 with a gate (value rows, then gate rows), else 1
+    rows = torch.cat([units + part * old for part in range(parts)])
     projection.weight = nn.Parameter(projection.weight[rows])
     if projection.bias is not None:
         projection.bias = nn.Parameter(projection.bias[rows])
-    out.weight = nn.Parameter(out.weight[:, units])
-    projection.out_features, out.in_features = len(rows), len(units)
+    copied = out.weight[:, units]
+    spread = torch.randn_like(copied)
+    copies = (number // old + (units[:old] < number % old)) if number >= old else 1
+    mean = torch.zeros_like(out.weight).index_add_(1, units, spread) / copies
+    out.weight = nn.Parameter(copied * (1 + SPREAD * (spread - mean[:, units])))
+    projection.out_features, out.in_features = len(rows), number

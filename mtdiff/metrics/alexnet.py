@@ -27,8 +27,9 @@ def _weights() -> dict[str, Tensor]:
 
 def alexnet_features() -> nn.Sequential:
     """Frozen convolutions of AlexNet: ImageNet-normalised (B, 3, H, W) -> (B, 256, H', W')."""
-    features = alexnet(weights=None).features
-    features.load_state_dict({k.removeprefix("features."): v for k, v in _weights().items()})
+    with torch.device("meta"):  # spares drawing random weights for the classifier as well
+        features = alexnet(weights=None).features
+    features.load_state_dict({k.removeprefix("features."): v.clone() for k, v in _weights().items()}, assign=True)
     return features.eval().requires_grad_(False)
 
 

@@ -168,9 +168,10 @@ class Judge:
 
     @torch.no_grad()
     def _chunked(self, f: Callable[..., Tensor], *images: Tensor) -> Tensor:
-        """f over parts of the batch on the judge's device; the result on the CPU."""
+        """f over parts of the batch on the judge's device, in full precision whatever the caller does; on the CPU."""
         parts = zip(*(x.split(_CHUNK) for x in images), strict=True)
-        return torch.cat([f(*(x.to(self.device) for x in part)).cpu() for part in parts])
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.cat([f(*(x.to(self.device) for x in part)).cpu() for part in parts])
 
     def _lpips(self, outputs: Tensor, batch: Batch) -> Tensor:
         def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -207,7 +208,8 @@ class Judge:
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         assert self.clip is not None
         parts = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
-        return torch.cat([self.clip.texts(part).cpu() for part in parts])
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.cat([self.clip.texts(part).cpu() for part in parts])
 
     # Rows
 

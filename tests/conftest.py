@@ -1,0 +1,18 @@
+"""Fixtures that any test may use; what they build is described in `tiny.py`."""
+
+import pytest
+from tiny import BACKBONES
+
+from mtdiff.backbones.base import Backbone
+
+
+@pytest.fixture
+def tiny_unet() -> Backbone:
+    """A Stable Diffusion of 16 and 32 channels."""
+    return BACKBONES["unet"]()
+
+
+@pytest.fixture(params=list(BACKBONES))
+def tiny_backbone(request: pytest.FixtureRequest) -> Backbone:
+    """Each tiny backbone in turn."""
+    return BACKBONES[request.param]()

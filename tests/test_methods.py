@@ -1,0 +1,262 @@
+"""The contract of every method: each YAML under configs/method, and the variants below, on each tiny backbone."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny import BACKBONES, TASKS, inputs, sd15_shapes, sdxl_shapes
+from torch import Tensor
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.denoiser import Denoiser
+from mtdiff.methods.base import CannotFold, Method
+
+CONFIGS = Path(__file__).parents[1] / "experiments" / "configs" / "method"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mtu experts=1": {},
+    "mtu granularity=1": {"experts": 2},
+    "mtu top_k=2": {},
+    "mtu per_expert_norm=true": {},
+    "mtu router_input=task_timestep": {},
+    "finetune parts=[ffn,cross_attention]": {},
+    "lora_ffn use_dora=true": {},
+    "lora_ffn per_task=false": {"targets": ["ffn", "self_attention"]},
+    "ia3 per_task=false": {},
+    "dtr routing=task_timestep": {},
+    "dtr random=true": {},
+    "one_pic train=full": {"noise_context": True},
+}
+CASES = [*NAMES, *VARIANTS]
+MIXED = [2, 0, 3, 1, 0, 3]
+FOLDS = ("mtu", "finetune", "lora_ffn", "ia3")
+
+
+def options(case: str) -> dict[str, Any]:
+    """`name` or `name option=value`, over the YAML, with what VARIANTS adds."""
+    name, *changes = case.split(" ")
+    given = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return {**given, **{k: yaml.safe_load(v) for k, v in (c.split("=") for c in changes)}, **VARIANTS.get(case, {})}
+
+
+def make(case: str) -> Method:
+    given = options(case)
+    cls: Any = locate(given.pop("_target_"))
+    return cls(**given)
+
+
+@cache
+def base(name: str) -> Backbone:
+    return BACKBONES[name]()
+
+
+def adapted(case: str, backbone: str, shaken: float = 0.0) -> Denoiser:
+    """A new denoiser; `shaken`: the trained parameters moved off their start, as training would."""
+    torch.manual_seed(1)
+    denoiser = Denoiser(copy.deepcopy(base(backbone)), make(case), TASKS)
+    return shake(denoiser, shaken)
+
+
+@torch.no_grad()
+def shake(denoiser: Denoiser, size: float) -> Denoiser:
+    for p in denoiser.trained().values():
+        p.add_(size * torch.randn(p.shape))
+    return denoiser
+
+
+@torch.no_grad()
+def run(denoiser: Denoiser, task: list[int], seed: int = 0) -> Tensor:
+    return denoiser(*inputs(denoiser.backbone, task, seed))
+
+
+def gradients(denoiser: Denoiser, task: list[int], seed: int = 0) -> dict[str, Tensor]:
+    denoiser.zero_grad()
+    denoiser(*inputs(denoiser.backbone, task, seed)).square().mean().backward()
+    return {k: p.grad for k, p in denoiser.backbone.denoiser.named_parameters() if p.grad is not None}
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    return bool((a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())))
+
+
+@pytest.fixture(params=list(BACKBONES))
+def backbone(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_shape_and_the_base_before_training(case: str, backbone: str) -> None:
+    denoiser = adapted(case, backbone)
+    noisy, t, condition = inputs(base(backbone), MIXED)
+    with torch.no_grad():
+        out, untouched = denoiser(noisy, t, condition), base(backbone).predict(noisy, t, condition)
+    assert out.shape == noisy.shape
+    assert torch.isfinite(out).all()
+    if denoiser.method.equals_base:
+        assert close(out, untouched)
+
+
+def test_trains_exactly_what_it_says(case: str, backbone: str) -> None:
+    denoiser = adapted(case, backbone).train()
+    network = denoiser.backbone.denoiser
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    trained = denoiser.trained()
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    for step in range(3):  # what sits behind a zero start gets its first gradient one step later
+        found = gradients(denoiser, MIXED, seed=step)
+        optimizer.step()
+    assert set(found) == set(trained)
+    assert [k for k, g in found.items() if not g.any()] == []
+    after = network.state_dict()
+    assert [k for k in before if k not in trained and not torch.equal(before[k], after[k])] == []
+    assert [k for k in trained if torch.equal(before[k], after[k])] == []
+
+
+def test_adapter_travels_alone(case: str, backbone: str, tmp_path: Path) -> None:
+    first, second = adapted(case, backbone, shaken=0.05), adapted(case, backbone)
+    path = tmp_path / "adapter.safetensors"
+    save_file({k: v.contiguous() for k, v in first.adapter().items()}, path)
+    state = load_file(path)
+    assert set(first.trained()) <= set(state)
+    second.load_adapter(state)
+    assert torch.equal(run(first, MIXED), run(second, MIXED))
+    with pytest.raises(ValueError, match="1 tensors do not belong"):
+        second.load_adapter({k: v for k, v in state.items() if k != next(iter(state))})
+
+
+def test_samples_do_not_see_each_other(case: str, backbone: str) -> None:
+    """A permuted batch gives the permuted result, and a mixed batch what its tasks give one by one."""
+    denoiser = adapted(case, backbone, shaken=0.05)
+    noisy, t, condition = inputs(denoiser.backbone, MIXED)
+    with torch.no_grad():
+        out = denoiser(noisy, t, condition)
+        order = torch.tensor([3, 5, 0, 4, 1, 2])
+        assert close(denoiser(noisy[order], t[order], condition[order]), out[order])
+        for task in set(MIXED):
+            rows = condition.task == task
+            assert close(denoiser(noisy[rows], t[rows], condition[rows]), out[rows])
+
+
+def test_gradient_checkpointing_changes_no_gradient(case: str, backbone: str) -> None:
+    denoiser = adapted(case, backbone, shaken=0.05).train()
+    plain = gradients(denoiser, MIXED)
+    denoiser.backbone.enable_gradient_checkpointing()
+    again = gradients(denoiser, MIXED)
+    assert set(again) == set(plain)
+    assert [k for k in plain if not (again[k] - plain[k]).norm() <= 1e-5 * plain[k].norm() + 1e-9] == []
+
+
+def test_deep_copy_is_independent(case: str, backbone: str) -> None:
+    denoiser = adapted(case, backbone, shaken=0.05)
+    before = run(denoiser, MIXED)
+    twin = shake(copy.deepcopy(denoiser), 0.1)
+    assert not torch.equal(run(twin, [1, 1]), run(denoiser, [1, 1]))
+    twin_routed = [m.routing for m in twin.backbone.modules() if "routing" in vars(m)]
+    assert all(routing is twin.routing for routing in twin_routed)
+    run(twin, [1, 2])
+    assert torch.equal(run(denoiser, MIXED), before)
+
+
+def test_a_task_is_isolated(case: str, backbone: str) -> None:
+    """No row of a task's parameters gets gradient from another task's samples."""
+    denoiser = adapted(case, backbone, shaken=0.05)
+    rows = denoiser.method.task_parameters(denoiser.backbone)
+    for task in range(len(TASKS)):
+        gradients(denoiser, [task, task], seed=task)
+        others = [k for k in range(len(TASKS)) if k != task]
+        assert all(p.grad is not None and p.grad[task].any() and not p.grad[others].any() for p in rows)
+
+
+def test_folds_into_a_plain_network(case: str, backbone: str, tmp_path: Path) -> None:
+    denoiser = adapted(case, backbone, shaken=0.05)
+    plain = type(base(backbone).denoiser)
+    try:
+        denoiser.method.fold(copy.deepcopy(denoiser.backbone), 0)
+    except CannotFold as reason:
+        assert case.split(" ")[0] not in FOLDS or "time" in case or case == "mtu granularity=1"
+        assert "\n" not in str(reason)
+        return
+    for task in (0, 3):
+        noisy, t, condition = inputs(denoiser.backbone, [task] * 3)
+        folded = copy.deepcopy(denoiser.backbone)
+        denoiser.method.fold(folded, task)
+        folded.denoiser.save_pretrained(tmp_path / str(task))
+        read = plain.from_pretrained(tmp_path / str(task))
+        assert set(read.state_dict()) == set(folded.denoiser.state_dict())
+        assert [type(m) for m in read.modules()] == [type(m) for m in folded.denoiser.modules()]
+        folded.denoiser = read
+        with torch.no_grad():
+            expected = denoiser(noisy, t, condition)
+            assert close(denoiser.method.layout(folded.predict, noisy, t, condition), expected)
+
+
+def test_runs_in_bfloat16(case: str, backbone: str) -> None:
+    denoiser = adapted(case, backbone, shaken=0.05)
+    exact = run(denoiser, MIXED)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(denoiser, MIXED)
+        assert close(run(denoiser, MIXED).float(), exact, 0.1)
+    assert all(torch.isfinite(g).all() for g in found.values())
+
+
+@pytest.fixture(scope="module", params=[sd15_shapes, sdxl_shapes])
+def full_size(request: pytest.FixtureRequest) -> Iterator[Backbone]:
+    yield request.param()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_at_full_size_without_values(full_size: Backbone, name: str) -> None:
+    denoiser = Denoiser(copy.deepcopy(full_size), make(name), TASKS)
+    assert all(v.is_meta for v in denoiser.backbone.denoiser.state_dict().values())
+    assert denoiser.trained()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_yaml_says_every_option_with_its_default(name: str) -> None:
+    given = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    cls: Any = locate(given.pop("_target_"))
+    parameters = inspect.signature(cls).parameters
+    default = {k: list(p.default) if isinstance(p.default, tuple) else p.default for k, p in parameters.items()}
+    assert given == default
+    with pytest.raises(TypeError, match="unknown_option"):
+        cls(**given, unknown_option=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("mtu", {"experts": 0}),
+        ("mtu", {"top_k": 5}),
+        ("mtu", {"granularity": 0.0}),
+        ("mtu", {"router_input": "text"}),
+        ("finetune", {"parts": ["attention"]}),
+        ("finetune", {"parts": []}),
+        ("lora_ffn", {"rank": 0}),
+        ("lora_ffn", {"alpha": 0.0}),
+        ("lora_ffn", {"dropout": 1.0}),
+        ("lora_ffn", {"targets": ["all"]}),
+        ("ia3", {"targets": []}),
+        ("dtr", {"routing": "sample"}),
+        ("dtr", {"alpha": 0.0}),
+        ("dtr", {"beta": 1.5}),
+        ("one_pic", {"train": "dora"}),
+    ],
+)
+def test_wrong_option_gets_one_line(name: str, wrong: dict[str, Any]) -> None:
+    given = {**options(name), **wrong}
+    cls: Callable[..., Method] = locate(given.pop("_target_"))  # type: ignore[assignment]
+    (option,) = wrong
+    with pytest.raises(ValueError, match=rf"^method\.{option}=[^\n]*: expected [^\n]*$"):
+        cls(**given)

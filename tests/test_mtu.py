@@ -1,0 +1,176 @@
+"""MTU's experts against a plain loop over them, its gates, widths and counts."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention import FeedForward
+from tiny import TASKS, inputs, sd15_shapes
+from torch import Tensor, nn
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.denoiser import Denoiser
+from mtdiff.methods.mtu import MTU, ExpertInput, Experts
+from mtdiff.routing import Routing
+
+WIDTH = 16  # 64 hidden units
+TASK, TIME = torch.tensor([2, 0, 3, 2]), torch.tensor([10, 500, 999, 0])
+
+
+def feed_forward(activation: str = "geglu", seed: int = 0) -> FeedForward:
+    torch.manual_seed(seed)
+    return FeedForward(WIDTH, activation_fn=activation)
+
+
+def upcycled(ff: nn.Module, shaken: float = 0.0, **options: Any) -> Experts:
+    """Experts for four tasks under a routing that holds TASK and TIME."""
+    torch.manual_seed(1)
+    method, routing = MTU(**options), Routing()
+    routing.write(TASK, TIME)
+    embedding = nn.Embedding(4, method.embedding_width)
+    experts = Experts(copy.deepcopy(ff), "block.ff", method, routing, embedding)
+    with torch.no_grad():
+        for p in experts.parameters():
+            p.add_(shaken * torch.randn(p.shape))
+    return experts
+
+
+def loop(experts: Experts, x: Tensor, w: Tensor) -> Tensor:
+    """sum_i w_i (scale * out_i(act(in_i(x))) + b_i), one expert after the other. x (B, L, C), w (B, N)."""
+    projection, out, total = experts.net[0].proj, experts.output.weight, torch.zeros_like(x)
+    units = experts.each * experts.experts
+    gated = len(projection.weight) == 2 * units
+    for i in range(experts.experts):
+        mine, seen = slice(i * experts.each, (i + 1) * experts.each), x
+        if isinstance(projection, ExpertInput):
+            seen = x * projection.gain[TASK, i][:, None] + projection.shift[TASK, i][:, None]
+        h = seen @ projection.weight[:units][mine].T + projection.bias[:units][mine]
+        if gated:
+            gate = seen @ projection.weight[units:][mine].T + projection.bias[units:][mine]
+            h = h * nn.functional.gelu(gate)
+        else:
+            h = nn.functional.gelu(h)
+        y = experts.scale * h @ out[:, mine].T + experts.bias[i]
+        total = total + w[:, i, None, None] * y
+    return total
+
+
+@pytest.mark.parametrize("activation", ["geglu", "gelu"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"experts": 4},
+        {"experts": 1},
+        {"experts": 1, "per_expert_norm": True},
+        {"experts": 2, "granularity": 1.0},
+        {"experts": 2, "granularity": 2.0},
+        {"experts": 4, "granularity": 0.125},
+        {"experts": 8, "top_k": 3},
+        {"experts": 4, "rescale": False},
+        {"experts": 4, "per_expert_norm": True},
+        {"experts": 4, "router_input": "task_timestep"},
+        {"experts": 16},
+    ],
+)
+def test_fused_experts_equal_a_plain_loop(options: dict[str, Any], activation: str) -> None:
+    experts = upcycled(feed_forward(activation), shaken=0.3, **options)
+    x = torch.randn(4, 5, WIDTH)
+    torch.testing.assert_close(experts(x), loop(experts, x, experts.gates(TASK, TIME)), atol=1e-5, rtol=1e-5)
+    (embedding,) = experts._embedding
+    x, experts, embedding = x.double().requires_grad_(True), experts.double(), embedding.double()
+    leaves = [x, *experts.parameters(), embedding.weight]
+    fused, plain = experts(x), loop(experts, x, experts.gates(TASK, TIME))
+    weight = torch.randn_like(x)
+    pairs = zip(*(torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True) for y in (fused, plain)), strict=True)
+    for a, b in pairs:
+        assert (a is None) == (b is None) or not (a if b is None else b).any()
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("experts", "granularity"), [(1, None), (2, None), (4, None), (8, None), (16, None)])
+@pytest.mark.parametrize("shape", [{}, {"per_expert_norm": True}, {"router_input": "task_timestep"}])
+def test_starts_uniform_and_equal_to_the_layer(experts: int, granularity: float | None, shape: dict[str, Any]) -> None:
+    ff, x = feed_forward(), torch.randn(4, 5, WIDTH)
+    layer = upcycled(ff, experts=experts, granularity=granularity, **shape)
+    assert torch.equal(layer.gates(TASK, TIME), torch.full((4, experts), 1 / experts))
+    torch.testing.assert_close(layer(x), ff(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("experts", "granularity"), [(2, 1.0), (4, 1.0), (4, 0.5), (2, 2.0), (1, 2.0), (3, 1.0), (6, 0.5)])
+def test_wider_experts_start_equal_and_part(experts: int, granularity: float) -> None:
+    """Copies of one hidden unit add up to it, and are not doomed to stay alike."""
+    ff, x = feed_forward(), torch.randn(4, 5, WIDTH)
+    layer = upcycled(ff, experts=experts, granularity=granularity)
+    assert MTU(experts=experts, granularity=granularity).equals_base
+    assert layer.output.in_features == round(64 * experts * granularity)
+    torch.testing.assert_close(layer(x), ff(x), atol=1e-5, rtol=0)
+    layer(x).square().sum().backward()
+    first, second = layer.net[0].proj.weight.grad[:128].reshape(2, 64, WIDTH)
+    assert not torch.allclose(first, second)
+
+
+def test_unscaled_slices_start_at_a_share_of_the_layer() -> None:
+    ff, x = feed_forward(), torch.randn(4, 5, WIDTH)
+    layer = upcycled(ff, experts=4, rescale=False)
+    bias = ff.net[2].bias
+    torch.testing.assert_close(layer(x) - bias, (ff(x) - bias) / 4)
+    assert not MTU(rescale=False).equals_base
+
+
+def test_narrower_and_uneven_experts_promise_no_equality() -> None:
+    assert not MTU(experts=4, granularity=0.125).equals_base
+    assert not MTU(experts=3, granularity=0.5).equals_base
+    assert not MTU(experts=4, top_k=2).equals_base
+    assert MTU(experts=4, top_k=4).equals_base
+
+
+def test_top_k_keeps_the_largest() -> None:
+    layer = upcycled(feed_forward(), shaken=0.5, experts=8, top_k=3)
+    w = layer.gates(TASK)
+    layer.top_k = None
+    full = layer.gates(TASK)
+    assert (w > 0).sum(1).tolist() == [3] * 4
+    torch.testing.assert_close(w.sum(1), torch.ones(4))
+    for kept, row in zip(w, full, strict=True):
+        best = row.topk(3).indices
+        torch.testing.assert_close(kept[best], row[best] / row[best].sum())
+
+
+def test_gates_depend_on_the_task_and_where_asked_on_the_time() -> None:
+    task, t = torch.tensor([1, 1, 2]), torch.tensor([10, 900, 10])
+    by_task = upcycled(feed_forward(), shaken=0.5, experts=4).gates(task, t)
+    by_both = upcycled(feed_forward(), shaken=0.5, experts=4, router_input="task_timestep").gates(task, t)
+    assert torch.equal(by_task[0], by_task[1])
+    assert not torch.allclose(by_task[0], by_task[2])
+    assert not torch.allclose(by_both[0], by_both[1])
+    assert not torch.allclose(by_both[0], by_both[2])
+
+
+@pytest.mark.parametrize(("experts", "granularity"), [(3, None), (7, None), (4, 0.3), (65, None)])
+def test_experts_that_do_not_divide(tiny_unet: Backbone, experts: int, granularity: float | None) -> None:
+    with pytest.raises(ValueError, match=rf"^method.experts={experts}, granularity=[^\n]*do not divide[^\n]*$"):
+        Denoiser(tiny_unet, MTU(experts=experts, granularity=granularity), TASKS)
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "total"),
+    [({}, 149.1, 859.8), ({"experts": 1}, 149.0, 859.7), ({"embedding_width": 768, "router_width": 768}, 158.5, 869.2)],
+)
+def test_counts_at_the_size_of_sd15(options: dict[str, Any], trained: float, total: float) -> None:
+    """In millions. The paper's table: 158 trained and 869 in all at N=4, which routers of the text's width would give."""
+    denoiser = Denoiser(sd15_shapes(), MTU(**options), TASKS)
+    sets = (denoiser.trained().values(), denoiser.backbone.denoiser.parameters())
+    counts = [round(sum(p.numel() for p in parameters) / 1e6, 1) for parameters in sets]
+    assert counts == [trained, total]
+
+
+def test_gradient_of_a_task_alone(tiny_unet: Backbone) -> None:
+    """With N=1 there is no router: only norms and input convolutions know the task."""
+    denoiser = Denoiser(tiny_unet, MTU(experts=1), TASKS)
+    assert not [k for k in denoiser.trained() if "router" in k or "embedding" in k]
+    noisy, t, condition = inputs(tiny_unet, [1, 1])
+    denoiser(noisy, t, condition).sum().backward()
+    rows = denoiser.method.task_parameters(tiny_unet)
+    assert all(p.grad is not None and p.grad[1].any() and not p.grad[[0, 2, 3]].any() for p in rows)
