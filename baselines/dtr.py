@@ -1,14 +1,15 @@
 """DTR: denoising task routing (arXiv 2310.07138, ICLR 2024).
 
 z + Block(m * z), with m a fixed binary mask over the C channels that enter a block: a window of floor(beta C) channels
-that slides with the timestep t = 0..T-1 from the first channels to the last, start = round((C - width) (t / (T-1))^alpha).
+that slides from the first channels to the last as the timestep t goes from 0 to T-1,
+start = round((C - width) (t / (T-1))^alpha).
 In a transformer block the masked stream runs through the whole block and z * (1 - m) is added back, as in the authors'
-code. Blocks of equal width share their mask; t is the training timestep in sampling too. Everything is trained, with the
-task-wise input convolution, the same as MTU's. No parameter is added, and no compute saved.
+code. Blocks of equal width share their mask; t is the training timestep in sampling too. Everything is trained, with
+the task-wise input convolution, the same as MTU's. No parameter is added, and no compute saved.
 
 Not given in the paper, decided here:
-- a UNet is masked at the entrance of the residual branch of every convolution block and of every transformer; shortcuts,
-  skip connections, up- and down-sampling stay whole;
+- a UNet is masked at the entrance of the residual branch of every convolution block and of every transformer;
+  shortcuts, skip connections, up- and down-sampling stay whole;
 - `routing="task"` (ours) spreads the windows evenly over the tasks; `task_timestep` (ours) lets the timestep's window
   slide within the task's, so its width is floor(beta floor(beta C));
 - a flow's real time t in (0, T] counts as timestep ceil(t) - 1;

@@ -1,7 +1,7 @@
 """(IA)^3 (arXiv 2205.05638), the MTU paper's other parameter-efficient row (2503.11905, on attention and FFN).
 
-keys * l_k, values * l_v, and the feed-forward layer's hidden units * l_ff, each a learned vector of the sample's task that
-starts at 1. Trained: the vectors and the task-wise input convolution, the same as MTU's; all else is frozen.
+keys * l_k, values * l_v, and the feed-forward layer's hidden units * l_ff, each a learned vector of the sample's task
+that starts at 1. Trained: the vectors and the task-wise input convolution, the same as MTU's; all else is frozen.
 
 In a gated feed-forward layer the hidden units are those after the gate, the input of the last product, which is where
 `peft` puts its feed-forward vector. `per_task=False` (one set of vectors for all tasks) is a variant of ours.

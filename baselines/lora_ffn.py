@@ -19,7 +19,7 @@ from mtdiff.routing import Routing
 
 
 class LoraFFN(Method):
-    """rank r and alpha as `peft` counts them. targets: which layers. per_task: an adapter per task, else one for all."""
+    """rank r and alpha as in `peft`. targets: which layers. per_task: an adapter for each task, else one for all."""
 
     def __init__(
         self,

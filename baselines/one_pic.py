@@ -15,7 +15,7 @@ hole is seen as the blank it is; rank 16, alpha 16.
 from collections.abc import Sequence
 from typing import Literal
 
-from baselines.peft_layers import add_lora, check_lora
+from baselines.peft_layers import TARGETS, add_lora, check_lora
 from mtdiff.backbones.base import Backbone
 from mtdiff.diffusion import Diffusion
 from mtdiff.layout import Canvas, Layout
@@ -56,8 +56,7 @@ class OnePic(Method):
         if self.train == "full":
             backbone.denoiser.requires_grad_(True)
         else:
-            kinds = ("ffn", "self_attention", "cross_attention")
-            add_lora(backbone, kinds, 1, routing, rank=self.rank, alpha=self.alpha)
+            add_lora(backbone, TARGETS, 1, routing, rank=self.rank, alpha=self.alpha)
 
     def fold(self, backbone: Backbone, task: int) -> None:
         raise CannotFold("ONE-PIC draws on a canvas of double width, which no plain pipeline lays out")

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mtdiff.backbones.base import Backbone, Site, SiteKind
 from mtdiff.routing import Routing
 
+TARGETS: tuple[SiteKind, ...] = ("ffn", "self_attention", "cross_attention")
+
 
 class AdaptedLinear(nn.Module, ABC):
     """x (B, L, I) -> (B, L, O). weight (O, I), bias (O,): the layer's own, frozen."""
@@ -76,7 +78,7 @@ class LoraLinear(AdaptedLinear):
 
     @torch.no_grad()
     def row_lengths(self) -> Tensor:
-        """Lengths of the rows of W + s B A, (A, O), from |w|^2 + 2 s b.(A w) + s^2 b.(A A^T) b without forming the sum."""
+        """Lengths of the rows of W + s B A, (A, O), without forming it: |w|^2 + 2 s b.(A w) + s^2 b.(A A^T) b."""
         b = self.scale * self.lora_b  # (A, O, r)
         cross = (b * (self.weight @ self.lora_a.mT)).sum(-1)
         square = ((b @ (self.lora_a @ self.lora_a.mT)) * b).sum(-1)
@@ -90,7 +92,7 @@ class LoraLinear(AdaptedLinear):
 
 
 class ScaledLinear(AdaptedLinear):
-    """(IA)^3 (arXiv 2205.05638): the input (side="in") or the output, bias included, times a vector that starts at 1."""
+    """(IA)^3 (arXiv 2205.05638): the input (side="in") or the whole output times a vector that starts at 1."""
 
     def __init__(self, linear: nn.Linear, adapters: int, routing: Routing, side: str) -> None:
         super().__init__(linear, adapters, routing)
@@ -141,10 +143,9 @@ def check_lora(rank: int, alpha: float, dropout: float = 0.0) -> None:
 
 def check_targets(targets: Sequence[SiteKind]) -> tuple[SiteKind, ...]:
     """The kinds of places that take an adapter, in a fixed order."""
-    allowed: tuple[SiteKind, ...] = ("ffn", "self_attention", "cross_attention")
-    if not targets or not set(targets) <= set(allowed):
-        raise ValueError(f"method.targets={list(targets)}: expected one or more of {', '.join(allowed)}")
-    return tuple(kind for kind in allowed if kind in targets)
+    if not targets or not set(targets) <= set(TARGETS):
+        raise ValueError(f"method.targets={list(targets)}: expected one or more of {', '.join(TARGETS)}")
+    return tuple(kind for kind in TARGETS if kind in targets)
 
 
 def linears(backbone: Backbone, kinds: Sequence[SiteKind]) -> Iterator[tuple[SiteKind, list[Site]]]:
@@ -168,8 +169,9 @@ def additions(backbone: Backbone) -> list[nn.Parameter]:
 
 
 def _below(root: nn.Module, prefix: str, kind: type[nn.Module]) -> Iterator[Site]:
-    for name, parent in root.named_modules():
-        for attribute, module in parent.named_children():
-            if isinstance(module, kind):
-                path = ".".join(p for p in (prefix, name, attribute) if p)
-                yield Site(path, parent, attribute, module.weight.shape[1])  # type: ignore[index, union-attr]
+    """Modules of one kind in the order in which they are defined."""
+    for name, module in root.named_modules():
+        if isinstance(module, kind):
+            parent, _, attribute = name.rpartition(".")
+            path, (_, width) = f"{prefix}.{name}" if prefix else name, module.weight.shape  # type: ignore[misc, union-attr]
+            yield Site(path, root.get_submodule(parent), attribute, int(width))  # type: ignore[has-type]

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from run import CONFIGS, checked, composed, construct, groups, guarded, sections
+from run import CONFIGS, checked, composed, construct, groups, guarded, sections, single_runs
 
 from mtdiff.config import ConfigError, check_arguments, signature
 from mtdiff.provenance import device_name, versions
@@ -49,7 +49,7 @@ def split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             own[key] = yaml.safe_load(value)
         else:
             rest.append(argument)
-    check_arguments("options", measuring, {k: v for k, v in own.items() if k not in OWN})
+    check_arguments("cost", measuring, {k: v for k, v in own.items() if k not in OWN})
     if not isinstance(own.get("latency", False), bool):
         raise ConfigError(f"latency={own['latency']}: expected true or false")
     return own, rest
@@ -57,6 +57,8 @@ def split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def configured(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """run.py's checked configuration, and the chosen backbone and method by name."""
+    if len(single_runs(overrides)) > 1:
+        raise ConfigError("cost.py answers for one configuration at a time; expected one value an option")
     with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
         plain = checked(composed(overrides))
     sections(plain)
@@ -182,7 +184,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         )
     how = found["measured"]
     if how is not None:
-        where = how["device"] + (f", {how['threads']} threads" if how["threads"] else "")
+        where = how["device"] + (f", threads: {how['threads']}" if how["threads"] else "")
         latency = cost["latency_ms"]
         said.append(f"latency         median {latency['median']:.1f} ms, p95 {latency['p95']:.1f} ms ({where})")
         peak = "unknown" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:.0f} MB"
@@ -199,6 +201,7 @@ def main(arguments: list[str]) -> None:
     own, overrides = split(arguments)
     plain, chosen = configured(overrides)
     options = {k: v for k, v in own.items() if k not in OWN}
+    construct({"_target_": MEASURING, **options})  # a mistake there answers before the counting
     found = counted(plain, chosen)
     if own.get("latency", False):
         how = in_a_process(plain, found["dearest_task"], options)

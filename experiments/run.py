@@ -57,24 +57,30 @@ def explained(overrides: list[str], error: Exception) -> ConfigError:
     known = OmegaConf.to_container(compose("config", chosen))
     for text in overrides:
         override = parser.parse_override(text)
-        if override.key_or_group not in options and not override.is_add():
-            missing = unknown_key(override.key_or_group, known)
+        if override.key_or_group in options or override.is_add():
+            continue
+        for key in leaves(override.key_or_group, override.value()):
+            missing = unknown_key(key, known)
             if missing is not None:
-                key, allowed = missing
-                return ConfigError(f"{key}: no such option{nearest(key, allowed)}; there are {', '.join(allowed)}")
+                there = ", ".join(missing)
+                return ConfigError(f"{key}: no such option{nearest(key, missing)}; there are {there}")
     return ConfigError(str(error).splitlines()[0])
 
 
-def unknown_key(key: str, known: Any) -> tuple[str, list[str]] | None:
-    """The part of a dotted key that the configuration lacks, and what it has there."""
-    path: list[str] = []
+def leaves(key: str, value: Any) -> list[str]:
+    """Dotted keys that an override sets: one, or those of the mapping that it gives."""
+    if not isinstance(value, Mapping):
+        return [key]
+    return [leaf for name, child in value.items() for leaf in leaves(f"{key}.{name}", child)]
+
+
+def unknown_key(key: str, known: Any) -> list[str] | None:
+    """What the configuration has where a part of a dotted key is missing; None where the key is known."""
+    prefix = ""
     for name in key.split("."):
         if not isinstance(known, Mapping) or name not in known:
-            prefix = ".".join(path)
-            allowed = sorted(map(str, known)) if isinstance(known, Mapping) else []
-            return key, [f"{prefix}.{a}" if prefix else a for a in allowed if a not in ("hydra", "packages")]
-        path.append(name)
-        known = known[name]
+            return [f"{prefix}{a}" for a in sorted(map(str, known or [])) if a not in ("hydra", "packages")]
+        prefix, known = f"{prefix}{name}.", known[name]
     return None
 
 
@@ -224,10 +230,9 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
             announce(earlier, folder, "complete already")
             return
     made, untouched = experiment(plain, folder)
+    from mtdiff.experiment import execute
     from mtdiff.metrics.cost import run_costs
     from mtdiff.metrics.flops import has_source
-
-    from mtdiff.experiment import execute
     from mtdiff.results import Result, provenance
 
     sources = [has_source(task) for task in made.data.tasks.values()]
@@ -241,7 +246,7 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
         plain["tasks"],
         plain["seed"],
         config=dict(plain),
-        params=params,
+        params=dict(params),
         cost=cost,
         **provenance(str(made.module.device)),
     )

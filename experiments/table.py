@@ -22,7 +22,7 @@ LEGEND = (
     "Bold: best of the column. ≈: not significantly worse than the best (intervals taken as independent, "
     "so the mark is generous). Below the rule: references that nothing was trained for, not ranked. "
     "trained, parameters, for all tasks: numbers of parameters that one training changed, that one call uses, and that "
-    "serving all tasks of the comparison takes. FLOPs of one call of the denoiser, 2 per multiply-add, attention included."
+    "serving all tasks of the comparison takes. FLOPs of one call of the denoiser: 2 per multiply-add, with attention."
 )
 STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#1a1a1a;background:#fff}"

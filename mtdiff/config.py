@@ -8,7 +8,7 @@ import ast
 import difflib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def check_call(key: str, node: Mapping[Any, Any], packages: Sequence[str] = PACK
     target = str(node["_target_"])
     if target.split(".")[0] not in packages:
         raise ConfigError(
-            f"{key}._target_={target}: only classes of {', '.join(packages)} are constructed; name another package with "
-            f"packages=[{target.split('.')[0]}] if you trust it"
+            f"{key}._target_={target}: only classes of {', '.join(packages)} are constructed; name another package "
+            f"with packages=[{target.split('.')[0]}] if you trust it"
         )
     given = {str(k): v for k, v in node.items() if k not in ("_target_", "_partial_")}
     check_arguments(key, list(signature(target, key)), given)
@@ -78,9 +78,15 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
 def signature(dotted: str, key: str = "") -> Iterator[Argument]:
     """Arguments of a function, of a class's `__init__`, or the fields of a dataclass, read from its source."""
     module, _, name = dotted.rpartition(".")
-    definition = find(module, name)
+    body = definitions(module)
+    definition = next((n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name), None)
     if definition is None:
         raise ConfigError(f"{key}._target_={dotted}: no such class or function")
+    for argument in arguments_of(definition):
+        yield replace(argument, annotation=unaliased(argument.annotation, body))
+
+
+def arguments_of(definition: ast.ClassDef | ast.FunctionDef) -> Iterator[Argument]:
     if isinstance(definition, ast.FunctionDef):
         yield from parameters(definition)
         return
@@ -93,6 +99,17 @@ def signature(dotted: str, key: str = "") -> Iterator[Argument]:
             yield Argument(node.target.id, node.annotation, node.value is None)
 
 
+def unaliased(annotation: ast.expr | None, body: Sequence[ast.stmt]) -> ast.expr | None:
+    """An annotation that is the name of a module-level assignment (`Kind = Literal[...]`) stands for its value."""
+    if isinstance(annotation, ast.Name):
+        for node in body:
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == annotation.id for t in node.targets
+            ):
+                return node.value
+    return annotation
+
+
 def parameters(function: ast.FunctionDef) -> Iterator[Argument]:
     args = function.args
     positional = [*args.posonlyargs, *args.args]
@@ -103,15 +120,10 @@ def parameters(function: ast.FunctionDef) -> Iterator[Argument]:
         yield Argument(a.arg, a.annotation, default is None)
 
 
-def find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef | None:
-    """A top-level definition in the source of a module, which is located but not executed."""
+def definitions(module: str) -> list[ast.stmt]:
+    """Top-level statements of a module, which is located but not executed; none where there is no such module."""
     path = source_path(module)
-    if path is None:
-        return None
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return node
-    return None
+    return [] if path is None else ast.parse(path.read_text(encoding="utf-8")).body
 
 
 def source_path(module: str) -> Path | None:

@@ -59,27 +59,7 @@ def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], se
     for batch in batches:
         kept.append(batch)
         answers.append(draw(batch, first_noise(batch, shape, seed)))
-    return concatenate(kept), torch.cat(answers)
-
-
-def concatenate(batches: list[Batch]) -> Batch:
-    columns = {f.name: [getattr(b, f.name) for b in batches] for f in fields(Batch)}
-    joined = {
-        k: torch.cat(v) if isinstance(v[0], Tensor) else [x for part in v for x in part] for k, v in columns.items()
-    }
-    return Batch(**joined)
-
-
-def select(batch: Batch, rows: Tensor) -> Batch:
-    """Rows (B,) bool of a batch."""
-    places = rows.nonzero().flatten().tolist()
-    picked = {
-        f.name: getattr(batch, f.name)[rows]
-        if isinstance(getattr(batch, f.name), Tensor)
-        else [getattr(batch, f.name)[i] for i in places]
-        for f in fields(Batch)
-    }
-    return Batch(**picked)
+    return Batch.cat(kept), torch.cat(answers)
 
 
 def judge_rows(
@@ -88,7 +68,7 @@ def judge_rows(
     """One row per task and metric; an answer that is not finite is a missing one."""
     for k, (name, task) in enumerate(tasks.items()):
         rows = batch.task == k
-        yield from judge.rows(name, task.metrics, answers[rows], select(batch, rows), seed, model)
+        yield from judge.rows(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
 
 
 def baseline_rows(
@@ -101,7 +81,7 @@ def baseline_rows(
 ) -> Iterator[Row]:
     """Trivial answers on the same examples, and the autoencoder's own reconstruction of the truth (its floor)."""
     for k, (name, task) in enumerate(tasks.items()):
-        part = select(batch, batch.task == k)
+        part = batch.rows(batch.task == k)
         answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
         for model, answer in answers.items():
             yield from judge.rows(name, task.metrics, answer, part, seed, model)

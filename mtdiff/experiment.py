@@ -31,7 +31,6 @@ from mtdiff.evaluate import (
     first_noise,
     gather,
     judge_rows,
-    select,
 )
 from mtdiff.metrics.quality import Judge
 from mtdiff.module import MultiTaskModule
@@ -46,7 +45,10 @@ MIXED_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one run is made of. trivial: answers that need no model, by task and batch. trainer: Lightning's arguments."""
+    """What one run is made of.
+
+    trivial: answers that need no model, by task and batch. trainer: Lightning's arguments.
+    """
 
     module: MultiTaskModule
     data: MixtureModule
@@ -188,10 +190,10 @@ def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
     """`samples/<task>.png`: source, answer and truth of the first test examples."""
     for k, task in enumerate(run.data.tasks):
         part = batch.task == k
-        few, first = select(batch, part), answers[part][:GRID_COLUMNS]
+        few, first = batch.rows(part), answers[part][:GRID_COLUMNS]
         rows = torch.arange(len(few)) < GRID_COLUMNS
         save_grid(
-            run.folder / "samples" / f"{task}.png", select(few, rows), first, torch.ones(len(first), dtype=torch.bool)
+            run.folder / "samples" / f"{task}.png", few.rows(rows), first, torch.ones(len(first), dtype=torch.bool)
         )
 
 
@@ -213,13 +215,14 @@ def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched
         save_adapter(run, about)
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
-        result = replace(result, seconds={"train": round(seconds, 1), "eval": None})
+        spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
+        result = replace(result, seconds=spent)
         began = time.monotonic()
         rows, batch, answers = evaluate(run, untouched)
         save_samples(run, batch, answers)
         metrics_csv(run.folder, rows)
-        spent = {"train": round(seconds, 1), "eval": round(time.monotonic() - began, 1)}
-        result = replace(result, status="complete", rows=rows, seconds=spent)
+        spent["eval"] = round(time.monotonic() - began, 1)
+        result = replace(result, status="complete", rows=rows)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         replace(result, status="interrupted" if stopped else "failed").save(path)

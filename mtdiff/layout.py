@@ -57,7 +57,7 @@ class Canvas(Layout):
     """Source left, target right on one picture of double width (ONE-PIC, arXiv 2412.05619); without a source the target
     alone, at its own width, in a call of its own.
 
-    noise: noise the source to the target's level; None keeps it clean at every step. The noise is drawn from a generator
+    noise: noise the source to the target's level; None keeps it clean at every step. The noise is drawn by a generator
     that starts from the noisy latent's own bits, so that the prediction stays a function of its arguments.
     """
 

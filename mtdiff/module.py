@@ -80,7 +80,7 @@ class MultiTaskModule(lightning.LightningModule):
             if n > 0:
                 self.log(f"validation/loss/{name}", value, batch_size=int(n), sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         options = dict(self.optimizer_options)
         warmup = options.pop("warmup", 0)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
@@ -101,7 +101,7 @@ class MultiTaskModule(lightning.LightningModule):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Tensor, guidance: Mapping[str, Guidance] | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w); sources are not altered."""
+        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
         condition = encode_condition(self.denoiser.backbone, batch)
         latents = self.generate_latents(condition, noise, guidance)
         return self.denoiser.backbone.decode(latents)

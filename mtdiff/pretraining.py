@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Stage(ABC):
     """One network to train: how it is built, what a step sees, and what it pays for."""
 
-    model: nn.Module
+    model: Any
 
     @abstractmethod
     def batch(self, step: int) -> Any: ...
@@ -206,7 +206,6 @@ def standardise(vae: AutoencoderKL, pictures: Tensor) -> None:
     the reconstruction as it was.
     """
     quant, post = vae.quant_conv, vae.post_quant_conv
-    assert quant is not None and post is not None  # AutoencoderKL's default
     z = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
     channels = len(mean)
@@ -218,7 +217,7 @@ def standardise(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 
 def train_tokenizer(texts: list[str], folder: Path, vocabulary: int, length: int) -> CLIPTokenizer:
-    """Byte-level BPE in CLIP's format (`vocab.json`, `merges.txt`), trained on the texts with the `tokenizers` library."""
+    """Byte-level BPE as CLIP has it, trained on the texts with the `tokenizers` library."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     split = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

@@ -1,4 +1,4 @@
-"""Settings of a run that belong to no method, backbone or data set. Light: no torch here, so mistakes answer at once."""
+"""Settings of a run that belong to no method, backbone or data set. No torch here, so mistakes answer at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

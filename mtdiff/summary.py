@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters: trained in one run, used by one call, needed for all tasks. flops of one call; median latency in ms."""
+    """Parameters: trained in a run, used by a call, needed for all tasks. flops of one call; median latency in ms."""
 
     trainable: float | None = None
     total: float | None = None

@@ -3,7 +3,7 @@
 Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -69,16 +69,38 @@ class Batch:
     def collate(cls, examples: Sequence[Example]) -> Self:
         columns = {f.name: [getattr(e, f.name) for e in examples] for f in fields(Example)}
         columns["task"] = [torch.tensor(t) for t in columns["task"]]
-        return cls(**{k: torch.stack(v) if isinstance(v[0], Tensor) else v for k, v in columns.items()})
+        stacked: dict[str, Any] = {k: torch.stack(v) if isinstance(v[0], Tensor) else v for k, v in columns.items()}
+        return cls(**stacked)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Batch"]) -> Self:
+        """Batches one after another."""
+        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(cls)}
+        joined: dict[str, Any] = {
+            k: torch.cat(v) if isinstance(v[0], Tensor) else [x for part in v for x in part] for k, v in columns.items()
+        }
+        return cls(**joined)
+
+    def rows(self, chosen: Tensor) -> Self:
+        """The samples where `chosen` (B,) bool is true."""
+        places = chosen.nonzero().flatten().tolist()
+        picked: dict[str, Any] = {
+            k: v[chosen] if isinstance(v, Tensor) else [v[i] for i in places] for k, v in vars(self).items()
+        }
+        return replace(self, **picked)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        tensors: dict[str, Any] = {k: f(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
     def __len__(self) -> int:
         return len(self.prompt)
 
     def to(self, device: torch.device | str) -> Self:
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+        return self._map(lambda v: v.to(device))
 
     def pin_memory(self) -> Self:
-        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+        return self._map(Tensor.pin_memory)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,9 @@ def test_the_time_of_a_sample_chooses_its_mask(tiny_unet: Backbone) -> None:
     whole = Denoiser(copy.deepcopy(tiny_unet), DTR(beta=1.0), TASKS)
     part = Denoiser(copy.deepcopy(tiny_unet), DTR(), TASKS)
     with torch.no_grad():
-        torch.testing.assert_close(whole(noisy, t, condition), tiny_unet.predict(noisy, t, condition), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            whole(noisy, t, condition), tiny_unet.predict(noisy, t, condition), atol=1e-5, rtol=1e-5
+        )
         assert not torch.allclose(part(noisy, t, condition), whole(noisy, t, condition), atol=1e-3)
 
 

@@ -43,4 +43,6 @@ def test_the_embedding_is_added_to_that_of_the_time(tiny_unet: Backbone) -> None
         bias = base.denoiser.time_embedding.linear_2.bias  # type: ignore[union-attr]
         noisy, t, condition = inputs(base, [2, 2])
         bias += layer.task_bias[2]
-        torch.testing.assert_close(denoiser(noisy, t, condition), base.predict(noisy, t, condition), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            denoiser(noisy, t, condition), base.predict(noisy, t, condition), atol=1e-5, rtol=1e-5
+        )

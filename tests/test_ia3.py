@@ -54,10 +54,14 @@ def test_equals_the_merged_model_of_peft(tiny_unet: Backbone) -> None:
     noisy, t, condition = inputs(tiny_unet, [1, 1])
     with torch.no_grad():
         out = denoiser(noisy, t, condition)
-        torch.testing.assert_close(denoiser.method.layout(reference.predict, noisy, t, condition), out, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            denoiser.method.layout(reference.predict, noisy, t, condition), out, atol=1e-5, rtol=1e-5
+        )
         for layer in layers.values():
             layer.merge()
-        torch.testing.assert_close(denoiser.method.layout(reference.predict, noisy, t, condition), out, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            denoiser.method.layout(reference.predict, noisy, t, condition), out, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_biases_are_scaled_with_the_output() -> None:

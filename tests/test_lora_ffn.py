@@ -55,7 +55,9 @@ def test_equals_the_merged_model_of_peft(tiny_unet: Backbone, dora: bool) -> Non
     noisy, t, condition = inputs(tiny_unet, [2, 2])
     with torch.no_grad():
         out = denoiser(noisy, t, condition)
-        torch.testing.assert_close(out, denoiser.method.layout(reference.predict, noisy, t, condition), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            out, denoiser.method.layout(reference.predict, noisy, t, condition), atol=1e-5, rtol=1e-5
+        )
         for name, layer in layers.items():
             torch.testing.assert_close(ours[name].fold(2).weight, layer.get_base_layer().weight, atol=1e-6, rtol=1e-5)
 

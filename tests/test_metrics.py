@@ -1,6 +1,7 @@
 """Metrics against independent implementations, known values and their own promises."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from mtdiff.metrics import bootstrap
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
 from mtdiff.metrics.bootstrap import mean_interval, paired_difference, seed_interval, set_interval
-from mtdiff.metrics.distances import frechet, kernel_resampler, kid
+from mtdiff.metrics.distances import frechet, kid, paired_kid
 from mtdiff.metrics.embedding import (
     MeasuringClip,
     clip_score,
@@ -197,15 +198,27 @@ def test_kid_is_unbiased() -> None:
     assert min(values) < 0
 
 
-def test_kernel_resampler_leaves_out_copies_of_one_picture() -> None:
+def test_paired_kid_leaves_out_an_example_with_itself() -> None:
     a, b = features(5, 4, seed=1), features(5, 4, seed=2)
     index = np.array([0, 0, 1, 3, 3])
     k = lambda x, y: (x @ y / 4 + 1) ** 3  # noqa: E731
     pairs = [(i, j) for i in index for j in index if i != j]
-    within = np.mean([k(x[i], x[j]) for x in (a, b) for i, j in pairs]) * 2
-    between = np.mean([k(a[i], b[j]) for i in index for j in index])
-    counts = np.bincount(index, minlength=5).astype(float)
-    assert kernel_resampler(a, b)(counts) == pytest.approx(within - 2 * between)
+    expected = np.mean([k(a[i], a[j]) + k(b[i], b[j]) - k(a[i], b[j]) - k(b[i], a[j]) for i, j in pairs])
+    assert paired_kid(a, b)(np.bincount(index, minlength=5)) == pytest.approx(expected)
+
+
+def test_paired_kid_is_unbiased_for_outputs_that_resemble_their_truth() -> None:
+    def one(seed: int, distance: Callable[[np.ndarray, np.ndarray], float]) -> float:
+        truth = features(12, 8, seed=2 * seed)
+        same_law = 0.8 * truth + 0.6 * features(12, 8, seed=2 * seed + 1)
+        return distance(same_law, truth)
+
+    paired = [one(i, lambda a, b: paired_kid(a, b)(np.ones(12))) for i in range(300)]
+    independent = [one(i, lambda a, b: kid(a, b, rng())) for i in range(300)]
+    assert abs(np.mean(paired)) < 4 * np.std(paired) / np.sqrt(300)
+    assert np.mean(independent) < -4 * np.std(independent) / np.sqrt(300)
+    x = features(12, 8, seed=0)
+    assert paired_kid(x, x)(np.ones(12)) == pytest.approx(0, abs=1e-12)
 
 
 # Intervals
@@ -263,11 +276,14 @@ def test_seed_interval_is_students() -> None:
 
 def test_set_interval_is_centred_and_as_wide_as_the_spread() -> None:
     x = rng(5).standard_normal(100)
-    biased = set_interval(3.0, lambda i: float(x[i].mean()) + 10, 100, rng(0), resamples=1000)
-    plain = mean_interval(x, rng(0))
-    assert biased.value == 3
-    assert biased.high - biased.low == pytest.approx(plain.high - plain.low, rel=0.15)  # type: ignore[operator]
-    assert biased.high + biased.low == pytest.approx(6, abs=0.1)  # type: ignore[operator]
+
+    def biased_by_repeats(index: np.ndarray) -> float:
+        return float(x[index].mean()) + 10 * (len(np.unique(index)) < 100)
+
+    found, plain = set_interval(biased_by_repeats, 100, rng(0), resamples=1000), mean_interval(x, rng(0))
+    assert found.value == pytest.approx(x.mean())
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.05)
+    assert set_interval(biased_by_repeats, 100, rng(0), least=0.0).low == 0
 
 
 # Embedding

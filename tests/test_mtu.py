@@ -82,7 +82,9 @@ def test_fused_experts_equal_a_plain_loop(options: dict[str, Any], activation: s
     leaves = [x, *experts.parameters(), embedding.weight]
     fused, plain = experts(x), loop(experts, x, experts.gates(TASK, TIME))
     weight = torch.randn_like(x)
-    pairs = zip(*(torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True) for y in (fused, plain)), strict=True)
+    pairs = zip(
+        *(torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True) for y in (fused, plain)), strict=True
+    )
     for a, b in pairs:
         assert (a is None) == (b is None) or not (a if b is None else b).any()
         if a is not None and b is not None:
@@ -98,7 +100,9 @@ def test_starts_uniform_and_equal_to_the_layer(experts: int, granularity: float 
     torch.testing.assert_close(layer(x), ff(x), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("experts", "granularity"), [(2, 1.0), (4, 1.0), (4, 0.5), (2, 2.0), (1, 2.0), (3, 1.0), (6, 0.5)])
+@pytest.mark.parametrize(
+    ("experts", "granularity"), [(2, 1.0), (4, 1.0), (4, 0.5), (2, 2.0), (1, 2.0), (3, 1.0), (6, 0.5)]
+)
 def test_wider_experts_start_equal_and_part(experts: int, granularity: float) -> None:
     """Copies of one hidden unit add up to it, and are not doomed to stay alike."""
     ff, x = feed_forward(), torch.randn(4, 5, WIDTH)
@@ -159,7 +163,7 @@ def test_experts_that_do_not_divide(tiny_unet: Backbone, experts: int, granulari
     [({}, 149.1, 859.8), ({"experts": 1}, 149.0, 859.7), ({"embedding_width": 768, "router_width": 768}, 158.5, 869.2)],
 )
 def test_counts_at_the_size_of_sd15(options: dict[str, Any], trained: float, total: float) -> None:
-    """In millions. The paper's table: 158 trained and 869 in all at N=4, which routers of the text's width would give."""
+    """In millions. The paper has 158 trained and 869 in all at N=4, which routers as wide as the text would give."""
     denoiser = Denoiser(sd15_shapes(), MTU(**options), TASKS)
     sets = (denoiser.trained().values(), denoiser.backbone.denoiser.parameters())
     counts = [round(sum(p.numel() for p in parameters) / 1e6, 1) for parameters in sets]

@@ -286,14 +286,8 @@ def test_seeds_are_averaged_with_students_interval() -> None:
 def test_other_options_make_another_line_named_by_them() -> None:
     other = result(config={"seed": 3, "method": {"experts": 1}})
     assert labels([result(), other, result(seed=1)]) == ["mtu (method.experts=4)", "mtu (method.experts=1)"]
-    elsewhere = {
-        "run_dir": "x",
-        "logger": {"wandb": True},
-        "training": {"workers": 4},
-        "seed": 0,
-        "method": {"experts": 4},
-    }
-    assert labels([result(), result(config=elsewhere)]) == ["mtu"]
+    elsewhere = {"run_dir": "x", "logger": {"wandb": True}, "training": {"workers": 4}}
+    assert labels([result(), result(config=result().config | elsewhere)]) == ["mtu"]
     assert labels([result(), result("dtr")]) == ["mtu", "dtr"]
     assert labels([result(), result(backbone="sd15")]) == ["mtu (nano)", "mtu (sd15)"]
     assert labels([result(), result(tasks=["edit", "sr"])]) == ["mtu (edit + inpaint)", "mtu (edit + sr)"]

@@ -44,7 +44,7 @@ TINY_TRANSFORMER: dict[str, Any] = {
     "patch_size": 2,
     "use_additional_conditions": False,
 }
-SCHEDULER = {"num_train_timesteps": 1000, "prediction_type": "epsilon"}
+SCHEDULER = {"num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 1}
 
 
 def architecture(**changed: Any) -> dict[str, Any]:

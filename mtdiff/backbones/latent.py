@@ -89,8 +89,8 @@ def read_parts(weights: str | Path, revision: str | None, parts: Mapping[str, An
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"backbone.weights={str(weights)!r}: {', '.join(parts)} could not be read there ({reason}); expected a folder in "
-            "diffusers format, a hub repository, 'random' or 'meta'"
+            f"backbone.weights={str(weights)!r}: {', '.join(parts)} could not be read there ({reason}); expected "
+            "a folder in diffusers format, a hub repository, 'random' or 'meta'"
         ) from None
 
 
@@ -137,7 +137,7 @@ def text_network(cls: Any, config: Any, part: str, given: Mapping[str, Any], tok
 
 
 def noise_schedule(given: Mapping[str, Any]) -> DDIMScheduler:
-    """The noise schedule and prediction type, as keyword arguments of diffusers' DDIMScheduler; no clipping of latents."""
+    """Noise schedule and prediction type, as keyword arguments of diffusers' DDIMScheduler; latents are not clipped."""
     refuse_unknown("backbone.architecture.scheduler", given, inspect.signature(DDIMScheduler).parameters)
     return DDIMScheduler.from_config({"clip_sample": False, **given})
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text and picture sizes (arXiv 2307.01952)."""
+"""Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text and picture sizes (2307.01952)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -86,7 +86,7 @@ def unet_sites(unet: Any, kind: SiteKind) -> Iterator[Site]:
 def transformer_block_sites(
     name: str, block: BasicTransformerBlock, kind: SiteKind, ffn_norm: str = "norm3"
 ) -> Iterator[Site]:
-    """Feed-forward layer or attention of one block; `ffn_norm` names the normalisation before the feed-forward layer."""
+    """Feed-forward layer or attention of one block; `ffn_norm` names the norm just before the feed-forward layer."""
     if kind == "ffn":
         norm = Site(f"{name}.{ffn_norm}", block, ffn_norm, block.dim)
         yield Site(f"{name}.ff", block, "ff", block.dim, norm=norm)

@@ -28,7 +28,7 @@ class Method(ABC):
 
     @abstractmethod
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
-        """Edit `backbone.denoiser` in place; mark what is trained by `requires_grad`. Must not read a tensor's value."""
+        """Edit `backbone.denoiser` in place; mark what is trained by `requires_grad`; read no tensor's value."""
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         """Parameters whose first axis is the task: row k may get gradient from task k's samples only."""
@@ -38,7 +38,7 @@ class Method(ABC):
     def fold(self, backbone: Backbone, task: int) -> None:
         """Turn the adapted `backbone.denoiser` in place into a plain diffusers network for one task.
 
-        Its configuration follows, so that `save_pretrained` and `from_pretrained` work. Nothing is changed if it raises.
+        Its configuration follows, so that `save_pretrained` and `from_pretrained` work. If it raises, nothing changed.
         """
         raise CannotFold(f"{type(self).__name__} does not fold into a plain denoiser")
 

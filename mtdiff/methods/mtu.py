@@ -41,7 +41,7 @@ class MTU(Method):
     """experts N; granularity G = expert width / feed-forward width (None: 1/N, which keeps the parameter count).
 
     top_k: only the k largest weights, renormalised (the paper's ablation). None: all experts, as published.
-    rescale: divide w by G. per_expert_norm: one gain and shift per (task, expert) after the block's own, frozen norm, in
+    rescale: divide w by G. per_expert_norm: a gain and shift per (task, expert) after the block's own, frozen norm, in
     place of one LayerNorm per task. router_input: what the router looks at.
     """
 
@@ -131,7 +131,7 @@ class Experts(nn.Module):
         self._embedding = (embedding,)  # read, not owned: it belongs to the whole network
         self.by_time = method.by_time
         out = self.output
-        width, self.units = out.weight.shape
+        self.units = out.in_features
         each = self.units * method.granularity
         if abs(each - round(each)) > 1e-6 or round(each) < 1:
             options = [n for n in range(1, 33) if self.units % n == 0]
@@ -147,8 +147,10 @@ class Experts(nn.Module):
             projection, _ = ends(net)
             parts = projection.out_features // out.in_features
             net[0].proj = ExpertInput(projection, parts, embedding.num_embeddings, self.experts, routing)
-        self.bias = None if out.bias is None else nn.Parameter(out.bias.detach().repeat(self.experts, 1))  # (N, C)
-        out.bias = None
+        self.bias: nn.Parameter | None = (
+            None if out.bias is None else nn.Parameter(out.bias.detach().repeat(self.experts, 1))
+        )  # (N, C)
+        out.register_parameter("bias", None)
         if self.experts > 1:
             self.router = router(embedding.embedding_dim, method.router_width, self.experts, out.weight.device)
 
@@ -262,7 +264,8 @@ def router(embedding_width: int, width: int, experts: int, device: torch.device)
 def ends(net: nn.ModuleList) -> tuple[nn.Linear, nn.Linear]:
     """First and last product of a feed-forward layer."""
     projection, out = net[0].get_submodule("proj"), net[2]
-    assert isinstance(projection, nn.Linear) and isinstance(out, nn.Linear)
+    assert isinstance(projection, nn.Linear)
+    assert isinstance(out, nn.Linear)
     return projection, out
 
 

@@ -98,20 +98,21 @@ def resamplings(n: int, rng: np.random.Generator, resamples: int) -> Iterator[ND
 
 
 def set_interval(
-    value: float,
     statistic: Callable[[NDArray[np.int64]], float],
     n: int,
     rng: np.random.Generator,
     *,
     resamples: int = 100,
     level: float = LEVEL,
+    least: float = -np.inf,
 ) -> Interval:
-    """Interval for a number that belongs to a whole set, such as a Fréchet distance: `statistic(indices (n,))`.
+    """A number that belongs to a whole set, such as a Fréchet distance: `statistic(indices of examples)`.
 
     A resample repeats examples, which biases such a statistic (Fréchet distance: upwards). The percentiles are
-    therefore shifted by (value - mean of the resamples): the interval shows the spread around `value`, and does
-    not remove the bias that `value` itself has at this n.
+    therefore shifted by (value - mean of the resamples): the interval shows the spread around the value, and does
+    not remove the bias that the value itself has at this n. least: below it there are no values, so no bound either.
     """
+    value = statistic(np.arange(n))
     draws = np.array([statistic(index) for index in resamplings(n, rng, resamples)])
     low, high = _percentiles(draws - draws.mean(), level)
-    return Interval(value, value + low, value + high)
+    return Interval(value, max(least, value + low), value + high)

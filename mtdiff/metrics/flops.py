@@ -1,7 +1,7 @@
 """FLOPs of a denoiser in both conventions, counted by `torch.utils.flop_counter` while it runs, layout included.
 
-`flops` counts 2 per multiply-add and includes the attention products QK and AV; `flops_no_attn` leaves those out, as the
-MTU paper's table does. A network on the meta device is counted as well as a real one.
+`flops` counts 2 per multiply-add and includes the attention products QK and AV; `flops_no_attn` leaves those out, as
+the MTU paper's table does. A network on the meta device is counted as well as a real one.
 
 Letters: B batch, K predictions, C latent channels, h w latent size.
 """
@@ -95,12 +95,12 @@ def values_at_hand(denoiser: Denoiser) -> Iterator[None]:
         return
     predict = backbone.predict
 
-    def on_meta(packed: Tensor, t: Tensor, rows: Condition) -> Tensor:
-        there = moved(rows, device)
+    def on_meta(packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        there = moved(condition, device)
         denoiser.routing.write(there.task, t.to(device))
         return torch.zeros(predict(packed.to(device), t.to(device), there).shape)
 
-    backbone.predict = on_meta  # type: ignore[method-assign]
+    backbone.predict = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

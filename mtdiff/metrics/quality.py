@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
 from mtdiff.metrics.bootstrap import Interval, mean_interval, set_interval
-from mtdiff.metrics.distances import frechet, kernel_resampler, kid
+from mtdiff.metrics.distances import frechet, paired_kid
 from mtdiff.metrics.embedding import (
     MeasuringClip,
     clip_score,
@@ -41,6 +41,7 @@ TOLERANCE = 1e-3  # how far outside [-1, 1] rounding may carry a picture
 MAX_PSNR = 100.0
 MIN_SET = 10  # examples below which a distance between sets says nothing
 SET_RESAMPLES = 100  # for Fréchet and kernel distances, where each resample is a whole evaluation
+_LEAST = {"fd_alexnet": 0.0, "kid_alexnet": -math.inf}  # a Fréchet distance is never negative
 _CHUNK = 64  # pictures at once through a network
 
 
@@ -257,17 +258,16 @@ class Judge:
         if n < MIN_SET:
             return replace(row, reason=f"needs at least {MIN_SET} examples, got {n}")
         a, b = (self._chunked(self.alexnet, x.float()).double().numpy() for x in (outputs, batch.target))
-        value = frechet(a, b) if row.metric == "fd_alexnet" else kid(a, b, rng)
-        statistic = _resampled(row.metric, a, b)
-        return _filled(row, set_interval(value, statistic, n, rng, resamples=SET_RESAMPLES), n)
+        statistic = _set_statistic(row.metric, a, b)
+        return _filled(row, set_interval(statistic, n, rng, resamples=SET_RESAMPLES, least=_LEAST[row.metric]), n)
 
 
-def _resampled(metric: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
-    """The set metric as a function of drawn examples: an output travels with its target."""
+def _set_statistic(metric: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
+    """The set metric as a function of drawn examples (indices): an output travels with its target."""
     if metric == "fd_alexnet":
         return lambda index: frechet(a[index], b[index])
-    distance = kernel_resampler(a, b)
-    return lambda index: distance(np.bincount(index, minlength=len(a)).astype(np.float64))
+    distance = paired_kid(a, b)
+    return lambda index: distance(np.bincount(index, minlength=len(a)))
 
 
 def _whole_source(batch: Batch) -> list[bool]:

@@ -1,0 +1,487 @@
+"""Backbones at true size on shapes alone, and tiny ones with values: text, prediction, sites, loading, building."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from tiny import TASKS, UNET, inputs, tiny_unet
+from tiny_transformer import (
+    SCHEDULER,
+    TINY_CLIP,
+    TINY_VAE,
+    architecture,
+    tiny_transformer,
+)
+from torch import Tensor, nn
+
+from mtdiff.backbones import dit, sdxl, stable_diffusion
+from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.latent import byte_tokenizer
+from mtdiff.conditioning import encode_condition
+from mtdiff.config import check
+from mtdiff.denoiser import Denoiser
+from mtdiff.methods.mtu import MTU
+from mtdiff.sampling import Guidance, guide
+from mtdiff.types import Batch
+
+CONFIGS = Path(__file__).parents[1] / "experiments" / "configs" / "backbone"
+TRUE = {  # parameters of the denoiser, feed-forward layers, their parameters in millions, latent, text
+    "sd15": (859_520_964, 16, 148.8, (4, 64, 64), (1, 77, 768)),
+    "sdxl": (2_567_463_684, 70, 1229.5, (4, 64, 64), (1, 77, 2048)),
+    "pixart": (610_856_096, 28, 297.4, (4, 64, 64), (1, 300, 4096)),
+}
+LOADERS = {
+    "mtdiff.backbones.stable_diffusion.load": stable_diffusion.load,
+    "mtdiff.backbones.sdxl.load": sdxl.load,
+    "mtdiff.backbones.dit.load": dit.load,
+}
+SDXL_UNET: dict[str, Any] = {
+    **UNET,
+    "cross_attention_dim": 32,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 24 + 6 * 8,
+}
+SECOND_CLIP = {**TINY_CLIP, "projection_dim": 24, "hidden_act": "gelu"}
+PROMPTS = ["a red cat", "", "a dog and a house, seen from far away"]
+
+
+def sdxl_parts(**changed: Any) -> dict[str, Any]:
+    encoders = {"text_encoder": TINY_CLIP, "text_encoder_2": SECOND_CLIP}
+    return {"unet": SDXL_UNET, "vae": TINY_VAE, "scheduler": SCHEDULER, **encoders, **changed}
+
+
+def tiny_sdxl(weights: str = "random", seed: int = 0) -> Any:
+    return sdxl.load(weights, size=16, architecture=sdxl_parts(), seed=seed)
+
+
+FAMILIES: dict[str, Any] = {"unet": tiny_unet, "sdxl": tiny_sdxl, "transformer": tiny_transformer}
+
+
+def pipeline(backbone: Any) -> Any:
+    """The same parts in diffusers' own pipeline."""
+    b = backbone
+    parts = {"vae": b.vae, "scheduler": b.scheduler, "text_encoder": b.text_encoder, "tokenizer": b.tokenizer}
+    if isinstance(b, dit.PixArt):
+        return PixArtSigmaPipeline(transformer=b.denoiser, **parts)
+    if isinstance(b, sdxl.StableDiffusionXL):
+        second = {"text_encoder_2": b.text_encoder_2, "tokenizer_2": b.tokenizer_2}
+        return StableDiffusionXLPipeline(unet=b.denoiser, **second, **parts)
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(unet=b.denoiser, **none, **parts)
+
+
+def state(backbone: Backbone) -> dict[str, Tensor]:
+    return backbone.state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def said(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+# True sizes
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_true_size_on_shapes_alone(name: str) -> None:
+    parameters, layers, millions, latent, text = TRUE[name]
+    given = dict(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["backbone"])
+    backbone = LOADERS[given.pop("_target_")](**{**given, "weights": "meta"})
+    assert sum(p.numel() for p in backbone.denoiser.parameters()) == parameters
+    assert all(p.is_meta for p in backbone.parameters())
+    sites = backbone.sites("ffn")
+    assert len(sites) == layers
+    assert round(sum(p.numel() for s in sites for p in s.module.parameters()) / 1e6, 1) == millions
+    assert backbone.latent_shape == latent
+    assert backbone.embed(["a cat"]).tokens.shape == text
+    assert backbone.scheduler.config["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_yaml_names_what_exists(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    assert path.read_text().startswith("# @package _global_\n")
+    check(content)
+    assert set(content) == {"backbone", "sampling"}
+    assert set(content["sampling"]["guidance"]) == set(TASKS)
+    for scales in content["sampling"]["guidance"].values():
+        Guidance(**scales)
+    weights = content["backbone"]["weights"]
+    assert "/" not in weights or len(content["backbone"]["revision"]) == 40  # hub weights are pinned
+
+
+# Text, as diffusers' own pipelines encode it
+
+
+def test_text_of_stable_diffusion() -> None:
+    backbone = tiny_unet()
+    expected, _ = pipeline(backbone).encode_prompt(PROMPTS, "cpu", 1, False)
+    assert torch.allclose(backbone.embed(PROMPTS).tokens, expected, atol=1e-6)
+
+
+def test_text_of_sdxl() -> None:
+    backbone = tiny_sdxl()
+    pipe = pipeline(backbone)
+    text = backbone.embed(PROMPTS)
+    tokens, _, pooled, _ = pipe.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=False)
+    for k in (0, 2):
+        assert torch.allclose(text.tokens[k], tokens[k], atol=1e-6)
+        assert torch.allclose(text.extra["text_embeds"][k], pooled[k], atol=1e-6)
+    assert text.tokens[1].abs().max() == 0 == text.extra["text_embeds"][1].abs().max()
+    ids = pipe._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, 24)
+    assert torch.equal(text.extra["time_ids"], ids.repeat(3, 1))
+    backbone.zero_empty_prompt = False
+    assert torch.allclose(backbone.embed(PROMPTS).tokens, tokens, atol=1e-6)
+
+
+def test_text_of_pixart() -> None:
+    backbone = tiny_transformer()
+    text = backbone.embed(PROMPTS)
+    tokens, mask, _, _ = pipeline(backbone).encode_prompt(PROMPTS, False, device="cpu", max_sequence_length=16)
+    assert torch.allclose(text.tokens, tokens, atol=1e-6)
+    assert torch.equal(text.extra["text_mask"], mask)
+    assert mask.sum(1).tolist() == [2 + len("aredcat"), 2, 16]
+
+
+@pytest.mark.parametrize("prompt", ["Größe 猫 \U0001f600", "x" * 99, "", "it's 3 o'clock!"])
+def test_byte_tokenizer_knows_every_text(prompt: str) -> None:
+    tokenizer = byte_tokenizer(16)
+    ids = tokenizer(prompt, padding="max_length", max_length=16, truncation=True).input_ids
+    assert len(ids) == 16
+    assert ids[0] == tokenizer.bos_token_id
+    whole = tokenizer(prompt).input_ids
+    assert max(whole) < len(tokenizer) == 514
+    assert whole.count(tokenizer.eos_token_id) == 1  # also the sign of an unknown token
+    letters = "".join(prompt.lower().split())
+    assert len(whole) - 2 == len(letters.encode())
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_a_condition_carry_all_that_the_denoiser_reads(family: str) -> None:
+    """Encoding, guidance and choosing rows give the same prediction as the rows alone."""
+    backbone = FAMILIES[family]()
+    pictures = torch.rand(3, 3, 16, 16) * 2 - 1
+    prompts = ["a", "b", "c"]
+    blank = {"key": prompts, "source_caption": prompts, "target_caption": prompts}
+    batch = Batch(pictures, pictures, torch.zeros(3, 1, 16, 16), prompts, torch.arange(3), **blank)
+    condition = encode_condition(backbone, batch)
+    noisy, t = torch.randn(3, *backbone.latent_shape), torch.tensor([1, 500, 999])
+    with torch.no_grad():
+        whole = backbone.predict(noisy, t, condition)
+        assert whole.shape == noisy.shape
+        rows = [2, 0]
+        assert torch.allclose(backbone.predict(noisy[rows], t[rows], condition[rows]), whole[rows], atol=1e-5)
+        guided = guide(condition, backbone.embed([""]), [Guidance(1.5, 3.0)] * 3)
+        out = backbone.predict(noisy[guided.sample], t[guided.sample], guided.condition)
+    assert torch.allclose(out[-3:], whole, atol=1e-5)
+    assert (out[:3] - whole).abs().max() > 1e-4  # the empty prompt is another text
+
+
+@pytest.mark.parametrize("field", ["text_embeds", "time_ids"])
+def test_sdxl_reads_its_micro_conditioning(field: str) -> None:
+    backbone = tiny_sdxl()
+    noisy, t, condition = inputs(backbone, [0, 1])
+    with torch.no_grad():
+        before = backbone.predict(noisy, t, condition)
+        condition.extra[field][1] += 3  # type: ignore[index]
+        after = backbone.predict(noisy, t, condition)
+    assert torch.equal(before[0], after[0])
+    assert (before[1] - after[1]).abs().max() > 1e-5
+
+
+def test_pixart_drops_the_learned_variance_and_hides_padding() -> None:
+    backbone = tiny_transformer()
+    noisy, t, condition = inputs(backbone, [0, 1])
+    mask = condition.extra["text_mask"]
+    assert 0 < mask[0].sum() < 16
+    with torch.no_grad():
+        out = backbone.predict(noisy, t, condition)
+        raw = backbone.denoiser(
+            noisy, encoder_hidden_states=condition.text, timestep=t, encoder_attention_mask=mask
+        ).sample
+        assert raw.shape[1] == 8
+        assert torch.equal(out, raw[:, :4])
+        condition.text[:] = torch.where(mask[..., None] == 1, condition.text, 100.0)
+        assert torch.allclose(backbone.predict(noisy, t, condition), out, atol=1e-5)
+        condition.text[:, 1] += 1
+        assert (backbone.predict(noisy, t, condition) - out).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_canvas_of_double_width(family: str) -> None:
+    backbone = FAMILIES[family]()
+    noisy, t, condition = inputs(backbone, [0, 1])
+    wide = torch.cat([noisy, noisy.flip(-1)], -1)
+    with torch.no_grad():
+        out = backbone.predict(wide, t, condition)
+        assert out.shape == (2, 4, 8, 16)
+        moved = wide.clone()
+        moved[0, :, :, -1] += 5
+        change = (backbone.predict(moved, t, condition) - out).abs().amax((1, 2, 3))
+    assert change[0] > 1e-4
+    assert change[1] == 0
+
+
+def test_positions_of_a_canvas_are_the_square_ones_in_finer_steps() -> None:
+    embed = tiny_transformer().denoiser.pos_embed
+    with torch.no_grad():
+        empty = torch.zeros(1, 4, 8, 8)
+        square = embed(empty).unflatten(1, (4, 4))  # (1, 4, 4, D): patches of 2 x 2
+        wide = embed(torch.cat([empty, empty], -1)).unflatten(1, (4, 8))
+    assert torch.allclose(wide[:, :, ::2], square, atol=1e-6)
+    assert (wide[:, :, 1::2] - square).abs().amax(-1).min() > 0.1
+    flat = wide.flatten(0, 2)
+    assert torch.cdist(flat, flat).fill_diagonal_(1).min() > 0.01  # no two patches look alike
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_latents_go_there_and_back_in_one_scale(family: str) -> None:
+    backbone = FAMILIES[family]()
+    pictures = torch.rand(2, 3, 16, 16) * 2 - 1
+    latents = backbone.encode(pictures)
+    assert latents.shape == (2, *backbone.latent_shape)
+    raw = backbone.vae.encode(pictures).latent_dist.mean
+    assert torch.allclose(latents, raw * backbone.vae.config["scaling_factor"])
+    assert torch.allclose(backbone.decode(latents), backbone.vae.decode(raw).sample.clamp(-1, 1), atol=1e-5)
+    assert not latents.requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_denoiser_enters_train_mode(family: str) -> None:
+    backbone = FAMILIES[family]().train()
+    parts = dict(backbone.named_children())
+    assert parts.pop("denoiser").training
+    assert not any(module.training for part in parts.values() for module in part.modules())
+    assert {"vae", "text_encoder"} <= set(parts)
+
+
+# Sites
+
+
+def test_sites_of_a_transformer_stand_where_they_say() -> None:
+    """The order of the forward pass: input, then per block attention, attention, norm, feed-forward."""
+    backbone = tiny_transformer()
+    kinds: dict[str, Any] = {"input": None, "self_attention": None, "cross_attention": None, "ffn": None}
+    sites = {kind: backbone.sites(kind) for kind in kinds}  # type: ignore[arg-type]
+    order: list[str] = []
+
+    def watch(site: Any) -> None:
+        site.module.register_forward_hook(lambda *_: order.append(site.name))
+        assert backbone.denoiser.get_submodule(site.name) is site.module
+
+    for site in itertools.chain(*sites.values(), (s.norm for s in sites["ffn"] if s.norm is not None)):
+        watch(site)
+    backbone.predict(*inputs(backbone, [0]))
+    block = ["attn1", "attn2", "norm2", "ff"]
+    expected = [f"transformer_blocks.{i}.{part}" for i in range(2) for part in block]
+    assert order == ["pos_embed.proj", *expected]
+    assert [s.width for s in sites["ffn"]] == [16, 16]
+    assert [s.width for s in sites["input"]] == [4]
+
+
+def test_a_block_of_a_transformer_is_whole() -> None:
+    backbone = tiny_transformer()
+    blocks = backbone.sites("block")
+    assert [s.name for s in blocks] == ["transformer_blocks.0", "transformer_blocks.1"]
+    assert not any(s.branch for s in blocks)
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return x
+
+    noisy, t, condition = inputs(backbone, [0, 1])
+    for site in blocks:
+        site.replace(Nothing())
+    other = condition.text.flip(0)
+    with torch.no_grad():
+        out = backbone.predict(noisy, t, condition)
+        condition.text[:] = other
+        assert torch.equal(backbone.predict(noisy, t, condition), out)  # no block is left that reads the text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_input_site_counts_channels_before_and_after_widening(family: str) -> None:
+    backbone = FAMILIES[family]()
+    assert [s.width for s in backbone.sites("input")] == [4]
+    Denoiser(backbone, MTU(experts=2), TASKS)
+    assert [s.width for s in backbone.sites("input")] == [9]
+
+
+def test_task_norm_of_a_transformer_starts_neutral() -> None:
+    """Its norms have no weights of their own: weight 1 and bias 0 for every task, also without values."""
+    for weights in ("random", "meta"):
+        backbone = tiny_transformer(weights)
+        Denoiser(backbone, MTU(experts=2), TASKS)
+        for site in backbone.sites("ffn"):
+            assert site.norm is not None
+            norm: Any = site.norm.module
+            assert norm.weight.shape == norm.bias.shape == (4, 16)
+            assert norm.weight.is_meta == (weights == "meta")
+            assert weights == "meta" or (bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()))
+
+
+# Folding, saving, loading
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folded_network_survives_diffusers(family: str, tmp_path: Path) -> None:
+    backbone = FAMILIES[family]()
+    denoiser = Denoiser(backbone, MTU(experts=2), TASKS)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in denoiser.trained().values():
+            p.add_(0.1 * torch.randn_like(p))
+    noisy, t, condition = inputs(backbone, [3, 3])
+    with torch.no_grad():
+        expected = denoiser(noisy, t, condition)
+        denoiser.method.fold(backbone, 3)
+        backbone.denoiser.save_pretrained(tmp_path)
+        backbone.denoiser = type(backbone.denoiser).from_pretrained(tmp_path)
+        got = denoiser(noisy, t, condition)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_unfolded_transformer_keeps_its_configuration() -> None:
+    backbone = tiny_transformer()
+    backbone.sync_config()
+    assert backbone.denoiser.config["in_channels"] == 4
+    assert backbone.denoiser.config["norm_elementwise_affine"] is False
+    assert PixArtTransformer2DModel.from_config(backbone.denoiser.config).state_dict().keys() == (
+        backbone.denoiser.state_dict().keys()
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_in_diffusers_format(family: str, tmp_path: Path) -> None:
+    made = FAMILIES[family]()
+    pipeline(made).save_pretrained(tmp_path)
+    loader: Any = {"unet": stable_diffusion.load, "sdxl": sdxl.load, "transformer": dit.load}[family]
+    tokens = {"tokens": 16} if family == "transformer" else {}
+    read = loader(str(tmp_path), size=16, **tokens)
+    assert same(state(read), state(made))
+    text, again = made.embed(PROMPTS), read.embed(PROMPTS)
+    assert torch.equal(text.tokens, again.tokens)
+    assert same(dict(text.extra), dict(again.extra))
+    assert read.latent_shape == made.latent_shape
+
+
+def test_transformer_and_other_parts_from_two_places(tmp_path: Path) -> None:
+    one, other = tiny_transformer(seed=1), tiny_transformer(seed=2)
+    pipeline(other).save_pretrained(tmp_path / "parts")
+    one.denoiser.save_pretrained(tmp_path / "alone" / "transformer")
+    read = dit.load(str(tmp_path / "alone"), size=16, parts=str(tmp_path / "parts"), tokens=16)
+    assert same(read.denoiser.state_dict(), one.denoiser.state_dict())
+    assert same(read.text_encoder.state_dict(), other.text_encoder.state_dict())
+    assert same(read.vae.state_dict(), other.vae.state_dict())
+
+
+def test_text_encoder_of_the_kind_that_is_there(tmp_path: Path) -> None:
+    clip = {**TINY_CLIP, "model_type": "clip_text_model"}
+    made = dit.load("random", size=16, tokens=16, architecture=architecture(text_encoder=clip))
+    pipeline(made).save_pretrained(tmp_path)
+    read = dit.load(str(tmp_path), size=16, tokens=16)
+    assert type(read.text_encoder) is type(made.text_encoder)
+    assert torch.equal(read.embed(PROMPTS).tokens, made.embed(PROMPTS).tokens)
+
+
+def test_latents_are_never_clipped(tmp_path: Path) -> None:
+    """Files written by other schedulers do not say so, and DDIM's own default is to clip."""
+    made: Any = tiny_transformer()
+    pipe = pipeline(made)
+    pipe.scheduler = DPMSolverMultistepScheduler(beta_schedule="linear")
+    pipe.save_pretrained(tmp_path)
+    assert dit.load(str(tmp_path), size=16, tokens=16).scheduler.config["clip_sample"] is False
+    assert made.scheduler.config["clip_sample"] is False
+
+
+# Building
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_weights_depend_on_the_seed_alone(family: str) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = state(FAMILIES[family](seed=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert same(one, state(FAMILIES[family](seed=1)))
+    assert not same(one, state(FAMILIES[family](seed=2)))
+
+
+def test_partial_architecture_is_completed_from_the_shipped_model(tmp_path: Path, monkeypatch: Any) -> None:
+    pipeline(tiny_unet()).save_pretrained(tmp_path)
+    monkeypatch.setattr(stable_diffusion, "shipped_folder", lambda: tmp_path)
+    wider = {**UNET, "block_out_channels": [24, 32]}
+    made = stable_diffusion.load("meta", size=16, architecture={"unet": wider})
+    assert made.denoiser.conv_in.out_channels == 24
+    assert made.text_encoder.config.hidden_size == 16
+    assert same(state(stable_diffusion.load("nano", size=16)), state(tiny_unet()))
+
+
+def alter(part: str, **changed: Any) -> dict[str, Any]:
+    return architecture(**{part: {**architecture()[part], **changed}})
+
+
+MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "unknown part": (dit.load, {"architecture": architecture(transfomer={})}, "did you mean 'transformer'"),
+    "unknown keyword": (dit.load, {"architecture": alter("transformer", num_layer=3)}, "did you mean 'num_layers'"),
+    "unknown text keyword": (dit.load, {"architecture": alter("text_encoder", d_mode=3)}, "did you mean 'd_model'"),
+    "unknown noise keyword": (
+        dit.load,
+        {"architecture": alter("scheduler", beta=3)},
+        "scheduler.beta: expected one of",
+    ),
+    "unknown text encoder": (dit.load, {"architecture": alter("text_encoder", model_type="t6")}, "t5, clip_text_model"),
+    "too few words": (dit.load, {"architecture": alter("text_encoder", vocab_size=99)}, "at least the 514"),
+    "sizes read": (dit.load, {"architecture": alter("transformer", use_additional_conditions=True)}, "PixArt-Sigma"),
+    "nothing given to a transformer": (dit.load, {}, "architecture.transformer: has to be given"),
+    "nothing given to XL": (sdxl.load, {}, "architecture.unet: has to be given"),
+    "half given to XL": (
+        sdxl.load,
+        {"architecture": {k: v for k, v in sdxl_parts().items() if k != "text_encoder_2"}},
+        "architecture.text_encoder_2: has to be given",
+    ),
+    "unknown XL part": (sdxl.load, {"architecture": sdxl_parts(text_encoder_3={})}, "text_encoder_3: expected one of"),
+    "unknown SD part": (stable_diffusion.load, {"architecture": {"unett": UNET}}, "did you mean 'unet'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_one_line(mistake: str) -> None:
+    loader, options, expected = MISTAKES[mistake]
+    with pytest.raises(ValueError, match="backbone") as error:
+        loader("meta", size=16, **options)
+    assert expected in said(error)
+
+
+@pytest.mark.parametrize("loader", LOADERS.values())
+def test_a_folder_without_a_model_in_one_line(loader: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="could not be read there") as error:
+        loader(str(tmp_path))
+    assert str(tmp_path) in said(error)
+
+
+def test_no_shipped_model_in_one_line(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(stable_diffusion, "shipped_folder", lambda: tmp_path)
+    with pytest.raises(ValueError, match="has to be given, the shipped model is not at") as error:
+        stable_diffusion.load("meta", architecture={"unet": UNET})
+    assert str(tmp_path) in said(error)

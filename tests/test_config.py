@@ -1,0 +1,112 @@
+"""Mistakes in the configuration: one line, exit code 2, the key, the value and what is allowed, without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtdiff.config import ConfigError, check, signature
+
+ROOT = Path(__file__).parents[1]
+CASES = [
+    ("method=foo", ["method=foo", "dtr", "mtu", "lora_ffn"]),
+    ("backbone=sd3", ["backbone=sd3", "nano"]),
+    ("data=mnist", ["data=mnist", "emoji"]),
+    ("trainig.steps=3", ["trainig.steps", "did you mean 'training'", "sampling"]),
+    ("training.stps=3", ["training.stps", "did you mean 'training.steps'"]),
+    ("training.steps=many", ["training.steps=many", "a whole number"]),
+    ("training.steps=0", ["training.steps=0", "at least 1"]),
+    ("training.ema_decay=1.5", ["training.ema_decay=1.5", "0 to 1"]),
+    ("training.dropout={txt: 0.1}", ["training.dropout", "txt"]),
+    ("tasks=[edt]", ["tasks=edt", "did you mean 'edit'", "super_resolution"]),
+    ("tasks=[]", ["tasks=[]", "at least one of"]),
+    ("method.experts=three", ["method.experts=three", "a whole number"]),
+    ("method.exprts=3", ["method.exprts", "did you mean 'method.experts'"]),
+    ("+method.exprts=3", ["method.exprts=3", "no such option"]),
+    ("backbone.attention=fast", ["backbone.attention=fast", "fused, plain"]),
+    ("sampling.sampler=euler", ["sampling.sampler=euler", "ddim, dpm++"]),
+    ("sampling.steps=0", ["sampling.steps=0", "1 to 1000"]),
+    ("task.super_resolution.degradation=jpeg", ["task.super_resolution.degradation=jpeg", "realesrgan"]),
+    ("method._target_=os.system", ["method._target_=os.system", "mtdiff, baselines"]),
+    ("method._target_=mtdiff.methods.mtu.Mtu", ["mtdiff.methods.mtu.Mtu", "no such class"]),
+    ("seed=-1", ["seed=-1", "at least 0"]),
+    ("nonsense", ["nonsense", "key=value"]),
+    ("+weights.edt=2", ["weights=edt", "edit"]),
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, tuple[str, int]]:
+    """All cases in one process: what `guarded(precheck)` prints and its exit code."""
+    script = f"""
+import contextlib, io, json, sys
+sys.path.insert(0, {str(ROOT / "experiments")!r})
+import run
+answers = {{}}
+for case in {[case for case, _ in CASES]!r}:
+    err = io.StringIO()
+    code = 0
+    with contextlib.redirect_stderr(err):
+        try:
+            run.guarded(lambda: run.precheck([case]))
+        except SystemExit as e:
+            code = e.code
+    answers[case] = (err.getvalue(), code)
+assert "torch" not in sys.modules, "a mistake has to be answered before torch is imported"
+print(json.dumps(answers))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    import json
+
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("case", "words"), CASES, ids=[c for c, _ in CASES])
+def test_one_line_names_key_value_and_allowed(case: str, words: list[str], answers: dict[str, tuple[str, int]]) -> None:
+    message, code = answers[case]
+    assert code == 2
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_the_command_itself_answers_so() -> None:
+    done = run("method=foo")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+    assert done.stderr.startswith("error: method=foo: expected one of")
+
+
+def test_a_sweep_is_checked_whole_before_its_first_run() -> None:
+    done = run("-m", "method=mtu,mtuu", "seed=0,1")
+    assert done.returncode == 2
+    assert "method=mtuu" in done.stderr
+
+
+def test_help_lists_the_groups() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for group in ("method", "backbone", "data", "trainer"):
+        assert group in done.stdout
+
+
+def test_signature_reads_classes_functions_and_dataclasses() -> None:
+    names = {a.name for a in signature("mtdiff.methods.mtu.MTU")}
+    assert {"experts", "granularity", "top_k", "rescale"} <= names
+    assert "weights" in {a.name for a in signature("mtdiff.backbones.stable_diffusion.load")}
+    required = {a.name for a in signature("mtdiff.settings.Training") if a.required}
+    assert required == {"steps", "batch_size", "lr"}
+
+
+def test_other_packages_only_by_name() -> None:
+    node = {"_target_": "json.JSONDecoder"}
+    with pytest.raises(ConfigError, match="json"):
+        check({"method": node})

@@ -1,0 +1,102 @@
+"""Noise, targets and guided sampling against diffusers."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+from mtdiff.diffusion import Diffusion
+from mtdiff.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.types import Condition, Text
+
+
+def pair(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(6, 4, 8, 8, generator=g), torch.randn(6, 4, 8, 8, generator=g)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_noise_and_velocity_equal_diffusers(zero_snr: bool) -> None:
+    scheduler = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=zero_snr)
+    latent, noise = pair()
+    t = torch.tensor([0, 1, 250, 500, 998, 999])
+    ours = Diffusion(scheduler)
+    torch.testing.assert_close(ours.noisy(latent, noise, t), scheduler.add_noise(latent, noise, t), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.target(latent, noise, t), scheduler.get_velocity(latent, noise, t), atol=1e-5, rtol=0
+    )
+
+
+def test_epsilon_target_is_the_noise() -> None:
+    latent, noise = pair()
+    assert torch.equal(Diffusion(DDIMScheduler()).target(latent, noise, torch.zeros(6, dtype=torch.long)), noise)
+
+
+def test_flow_is_a_straight_line_whose_target_is_its_slope() -> None:
+    ours = Diffusion(FlowMatchEulerDiscreteScheduler())
+    latent, noise = pair()
+    t = ours.times(6, torch.Generator().manual_seed(0))
+    assert ((t > 0) & (t <= 1000)).all()
+    x, slope = ours.noisy(latent, noise, t), ours.target(latent, noise, t)
+    torch.testing.assert_close(x - (t / 1000).view(-1, 1, 1, 1) * slope, latent)
+
+
+def test_unknown_prediction_type_is_named() -> None:
+    with pytest.raises(ValueError, match="prediction_type='sample'"):
+        Diffusion(DDIMScheduler(prediction_type="sample"))
+
+
+def condition(n: int = 4) -> Condition:
+    g = torch.Generator().manual_seed(1)
+    source, mask = torch.randn(n, 4, 8, 8, generator=g), torch.zeros(n, 1, 8, 8)
+    return Condition(source, mask, torch.randn(n, 5, 3, generator=g), torch.arange(n))
+
+
+def reads_everything(x: torch.Tensor, t: torch.Tensor, c: Condition) -> torch.Tensor:
+    """A stand-in denoiser in which source, mask, text and task all leave a mark."""
+    mark = c.source.mean((1, 2, 3)) + 2 * c.mask.mean((1, 2, 3)) + 3 * c.text.mean((1, 2)) + 0.1 * c.task
+    return 0.5 * x + mark.view(-1, 1, 1, 1)
+
+
+def test_double_guidance_is_equation_3() -> None:
+    c, empty, x, t = condition(), Text(torch.zeros(1, 5, 3)), pair()[0][:4], torch.tensor(7)
+    scales = [Guidance(1.6, 7.5), Guidance(1, 7.5), Guidance(1, 1), Guidance(1.5, 4)]
+    guided = guide(c, empty, scales)
+    nothing = Condition(torch.zeros_like(c.source), torch.ones_like(c.mask), torch.zeros_like(c.text), c.task)
+    image = Condition(c.source, c.mask, torch.zeros_like(c.text), c.task)
+    e0, e1, e2 = (reads_everything(x, t, k) for k in (nothing, image, c))
+    s_i = torch.tensor([s.image for s in scales]).view(-1, 1, 1, 1)
+    s_t = torch.tensor([s.text for s in scales]).view(-1, 1, 1, 1)
+    expected = e0 + s_i * (e1 - e0) + s_t * (e2 - e1)
+    torch.testing.assert_close(guided(reads_everything, x, t), expected, atol=1e-5, rtol=1e-5)
+    assert len(guided.sample) == 3 + 2 + 1 + 3  # what has weight zero is not computed
+
+
+def test_task_ids_travel_with_their_samples() -> None:
+    c, empty, noise = condition(), Text(torch.zeros(1, 5, 3)), pair()[0][:4]
+    scales, order = [Guidance(1.5, 3)] * 4, torch.tensor([2, 0, 3, 1])
+
+    def draw(c: Condition, noise: torch.Tensor) -> torch.Tensor:
+        return sample(reads_everything, make_scheduler("ddim", DDIMScheduler()), guide(c, empty, scales), noise, 4)
+
+    torch.testing.assert_close(draw(c[order], noise[order]), draw(c, noise)[order])
+
+
+@pytest.mark.parametrize(("name", "steps"), [("ddim", 50), ("dpm++", 20)])
+def test_samplers_find_a_gaussian_mean(name: str, steps: int) -> None:
+    """For data that are one point m, the exact noise prediction leads every sampler to m."""
+    base = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    m = torch.linspace(-1, 1, 4).view(1, 4, 1, 1)
+    alphas = base.alphas_cumprod
+
+    def exact(x: torch.Tensor, t: torch.Tensor, c: Condition) -> torch.Tensor:
+        a = alphas[t].view(-1, 1, 1, 1)
+        return (x - a.sqrt() * m) / (1 - a).sqrt()
+
+    guided = guide(condition(), Text(torch.zeros(1, 5, 3)), [Guidance()] * 4)
+    out = sample(exact, make_scheduler(name, base), guided, pair()[0][:4], steps)
+    torch.testing.assert_close(out, m.expand_as(out), atol=0.05, rtol=0)
+
+
+def test_unknown_sampler_is_named() -> None:
+    with pytest.raises(ValueError, match=r"sampling.sampler='euler'.*ddim, dpm\+\+"):
+        make_scheduler("euler", DDIMScheduler())

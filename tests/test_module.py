@@ -1,0 +1,157 @@
+"""Training step, conditioning dropout, averaging and checkpoints, on a tiny U-Net."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+from tiny import TASKS, tiny_unet
+
+from mtdiff.callbacks import EMA
+from mtdiff.conditioning import Dropout, encode_condition
+from mtdiff.denoiser import Denoiser
+from mtdiff.methods.mtu import MTU
+from mtdiff.module import MultiTaskModule, per_task_mean
+from mtdiff.rng import torch_rng
+from mtdiff.sampling import Guidance
+from mtdiff.types import Batch, Condition, Text
+
+
+def module(seed: int = 0, **optimizer: float) -> MultiTaskModule:
+    torch.manual_seed(seed)
+    denoiser = Denoiser(tiny_unet(), MTU(experts=2), TASKS)
+    guidance = {"edit": Guidance(1.5, 3), "text_to_image": Guidance(1, 3)}
+    return MultiTaskModule(denoiser, {"lr": 1e-3, **optimizer}, guidance, sampling_steps=2, seed=seed)
+
+
+def batch(n: int = 4) -> Batch:
+    rng = torch.Generator().manual_seed(5)
+    target, source = (torch.rand(n, 3, 16, 16, generator=rng) * 2 - 1 for _ in range(2))
+    task = torch.arange(n) % 4
+    mask = torch.zeros(n, 1, 16, 16)
+    mask[task == 0] = 1
+    words = [f"picture {i}" for i in range(n)]
+    return Batch(target, source * (1 - mask), mask, words, task, words, words, words)
+
+
+class Loader(torch.utils.data.Dataset[int]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+
+def fit(made: MultiTaskModule, folder: Path, steps: int, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    loader = torch.utils.data.DataLoader(Loader(), batch_size=4, collate_fn=lambda _: batch())
+    trainer.fit(made, loader)
+    return trainer
+
+
+def test_mean_per_task_against_a_loop() -> None:
+    losses, task = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 2, 2, 3])
+    means, count = per_task_mean(losses, task, 5)
+    assert means.tolist() == [1, 0, 3, 8, 0]
+    assert count.tolist() == [1, 0, 2, 1, 0]
+
+
+def test_loss_is_a_pure_function_of_its_generator() -> None:
+    made = module()
+    a, b = (made.losses(batch(), torch_rng(1), Dropout()) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, made.losses(batch(), torch_rng(2), Dropout()))
+
+
+def test_source_without_content_has_a_zero_latent() -> None:
+    condition = encode_condition(tiny_unet(), batch())
+    assert condition.source[0].abs().sum() == 0
+    assert (condition.mask[0] == 1).all()
+    assert (condition.source[1:].flatten(1).abs().sum(1) > 0).all()
+
+
+def test_dropout_shares_and_what_is_dropped() -> None:
+    n = 6000
+    source, mask = torch.ones(n, 1, 1, 1), torch.zeros(n, 1, 1, 1)
+    full = Condition(source, mask, torch.ones(n, 2, 3), torch.zeros(n, dtype=torch.long))
+    out = Dropout(text=0.1, image=0.2, both=0.3)(full, Text(torch.zeros(1, 2, 3)), torch_rng(0))
+    no_text, no_image = out.text.sum((1, 2)) == 0, out.source.flatten() == 0
+    assert torch.equal(no_image, out.mask.flatten() == 1)
+    shares = [(no_text & ~no_image), (~no_text & no_image), (no_text & no_image)]
+    for found, wanted in zip(shares, (0.1, 0.2, 0.3), strict=True):
+        assert found.float().mean().item() == pytest.approx(wanted, abs=0.025)  # 4 standard errors
+    with pytest.raises(ValueError, match="dropout"):
+        Dropout(0.5, 0.5, 0.5)
+
+
+def test_fit_trains_what_it_should_and_keeps_the_average(tmp_path: Path) -> None:
+    made = module()
+    frozen = {k: v.clone() for k, v in made.named_parameters() if not v.requires_grad}
+    fit(made, tmp_path, 3, [EMA(0.5)])
+    for k, v in made.named_parameters():
+        if k in frozen:
+            assert torch.equal(v, frozen[k]), k
+    averaged = {k: v.detach().clone() for k, v in made.named_parameters() if v.requires_grad}
+
+    again = module()
+    params = [p for p in again.parameters() if p.requires_grad]
+    reference = EMAModel(params, decay=0.5, use_ema_warmup=True, power=0.75)
+
+    class Follow(lightning.Callback):
+        def on_train_batch_end(self, *args: object) -> None:
+            reference.step(params)
+
+    fit(again, tmp_path, 3, [Follow()])
+    reference.copy_to(params)
+    for k, v in again.named_parameters():
+        if k in averaged:
+            assert torch.equal(v, averaged[k]), k
+
+
+def test_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
+    made = module()
+    trainer = fit(made, tmp_path, 1, [])
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    trained = {k for k, v in made.named_parameters() if v.requires_grad}
+    assert set(state) == trained
+
+
+def test_generation_mixes_tasks_and_follows_a_permutation() -> None:
+    made, b = module().eval(), batch()
+    noise = torch.randn(4, *made.denoiser.backbone.latent_shape, generator=torch_rng(3))
+    order = [2, 0, 3, 1]
+    shuffled = replace(
+        b,
+        target=b.target[order],
+        source=b.source[order],
+        mask=b.mask[order],
+        task=b.task[order],
+        prompt=[b.prompt[i] for i in order],
+    )
+    out = made.generate(b, noise)
+    assert out.shape == b.target.shape
+    torch.testing.assert_close(made.generate(shuffled, noise[order]), out[order], atol=1e-5, rtol=1e-5)
+
+
+def test_optimizer_warms_up() -> None:
+    made = module(warmup=4)
+    schedule = made.configure_optimizers()["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
