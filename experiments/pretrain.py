@@ -203,7 +203,7 @@ class Builder:
         truth, captions = self.portraits("train", 200)
         made = torch.cat([self.generate(pipeline, captions[i : i + 50]) for i in range(0, 200, 50)])
         share = pre.retrieval(made, truth, AlexNetEmbedding(pool=False))
-        self.note("denoiser", own_emoji_among_200_train=round(share, 4), **self.config["sampling"])
+        self.note("denoiser", own_emoji_among_200_train=round(share, 4), sampling=self.config["sampling"])
         self.grid("denoiser", self.config["denoiser"]["steps"], torch.cat([truth[:40], made[:40]]))
         out = Path(self.config["out"])
         pipeline.to(dtype=torch.float16).save_pretrained(out, max_shard_size="15MB")
