@@ -207,6 +207,9 @@ class Builder:
         self.grid("denoiser", self.config["denoiser"]["steps"], torch.cat([truth[:40], made[:40]]))
         out = Path(self.config["out"])
         pipeline.to(dtype=torch.float16).save_pretrained(out, max_shard_size="15MB")
+        # Transformers loads in the type the config names, diffusers in float32 unless told: without this they differ.
+        path = out / "text_encoder" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
         log.info("own emoji among 200: %.1f %%; model in %s", 100 * share, out)
 
     def grid(self, name: str, step: int, pictures: Tensor) -> None:
