@@ -371,6 +371,8 @@ def test_script_measures_in_a_process_of_its_own(script: Any, tmp_path: Path, ca
         (["method=mtv"], "method=mtv: expected one of dtr, finetune, ia3, lora_ffn, mtu, one_pic"),
         (["method.expert=4"], "did you mean 'method.experts'"),
         (["method.experts=7"], "do not divide"),
+        (["method.experts=0"], "method.experts=0: expected at least 1"),
+        (["backbone.architecture={unett: {}}"], "backbone.architecture.unett: expected one of"),
         (["tasks=[draw]"], "tasks=draw: expected one of text_to_image"),
         (["latency=maybe"], "latency=maybe: expected true or false"),
         (["precision=float64"], "expected one of float32, bfloat16"),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.denoiser import Denoiser
-from mtdiff.methods.mtu import MTU, ExpertInput, Experts
+from mtdiff.methods.experts import ExpertInput, Experts
+from mtdiff.methods.mtu import MTU
 from mtdiff.routing import Routing
 
 WIDTH = 16  # 64 hidden units
@@ -29,7 +30,7 @@ def upcycled(ff: nn.Module, shaken: float = 0.0, **options: Any) -> Experts:
     method, routing = MTU(**options), Routing()
     routing.write(TASK, TIME)
     embedding = nn.Embedding(4, method.embedding_width)
-    experts = Experts(copy.deepcopy(ff), "block.ff", method, routing, embedding)
+    experts = Experts(copy.deepcopy(ff), "block.ff", method.options, routing, embedding)
     with torch.no_grad():
         for p in experts.parameters():
             p.add_(shaken * torch.randn(p.shape))
@@ -73,9 +74,10 @@ def loop(experts: Experts, x: Tensor, w: Tensor) -> Tensor:
         {"experts": 16},
     ],
 )
-def test_fused_experts_equal_a_plain_loop(options: dict[str, Any], activation: str) -> None:
+@pytest.mark.parametrize("tokens", [5, 40])  # fewer and more than twice the width
+def test_fused_experts_equal_a_plain_loop(options: dict[str, Any], activation: str, tokens: int) -> None:
     experts = upcycled(feed_forward(activation), shaken=0.3, **options)
-    x = torch.randn(4, 5, WIDTH)
+    x = torch.randn(4, tokens, WIDTH)
     torch.testing.assert_close(experts(x), loop(experts, x, experts.gates(TASK, TIME)), atol=1e-5, rtol=1e-5)
     (embedding,) = experts._embedding
     x, experts, embedding = x.double().requires_grad_(True), experts.double(), embedding.double()
