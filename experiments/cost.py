@@ -25,10 +25,9 @@ from typing import Any
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
-from run import CONFIGS, checked, composed, construct, groups, guarded, sections, single_runs
+from run import CONFIGS, checked, composed, groups, guarded, sections, single_runs
 
-from mtdiff.config import ConfigError, check_arguments, signature
+from mtdiff.config import ConfigError, check_arguments, construct, signature
 from mtdiff.provenance import device_name, versions
 from mtdiff.results import write_atomically
 
@@ -202,11 +201,8 @@ def main(arguments: list[str]) -> None:
     own, overrides = split(arguments)
     plain, chosen = configured(overrides)
     options = {k: v for k, v in own.items() if k not in OWN}
-    try:
-        construct({"_target_": MEASURING, **options})  # a mistake there answers before the counting
-        found = counted(plain, chosen)
-    except InstantiationException as error:  # what a constructor refused
-        raise ConfigError(str(error.__cause__)) from None
+    construct({"_target_": MEASURING, **options})  # a mistake there answers before the counting
+    found = counted(plain, chosen)
     if own.get("latency", False):
         how = in_a_process(plain, found["dearest_task"], options)
         found["cost"] |= {k: how.pop(k) for k in ("latency_ms", "peak_memory_mb")}

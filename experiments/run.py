@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, nearest, refuse, signature
+from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
 
 CONFIGS = Path(__file__).parent / "configs"
 SECTIONS = {"training": "Training", "sampling": "Sampling", "evaluation": "Evaluation"}
@@ -112,11 +112,6 @@ def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # 2. Construction
-
-
-def construct(node: Any) -> Any:
-    """Plain objects from checked `_target_` nodes."""
-    return hydra.utils.instantiate(node, _convert_="all")
 
 
 def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:

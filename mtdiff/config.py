@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
 PACKAGES = ("mtdiff", "baselines")
 
 
@@ -24,6 +27,16 @@ class Argument:
     name: str
     annotation: ast.expr | None
     required: bool
+
+
+def construct(node: Any) -> Any:
+    """Plain objects from a checked `_target_` node; what a constructor refuses is a mistake in the configuration."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(str(error.__cause__)) from None
+        raise
 
 
 def refuse(key: str, value: object, allowed: Iterable[object]) -> ConfigError:
