@@ -4,7 +4,7 @@ Letters: B batch, C latent channels, H W pixels, h w latent size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def base_drawer(denoise: Denoise, module: MultiTaskModule, text_scale: float) ->
 
     def blind(condition: Condition) -> Condition:
         blank = {"source": torch.zeros_like(condition.source), "mask": torch.ones_like(condition.mask)}
-        return Condition(**{**{f.name: getattr(condition, f.name) for f in fields(condition)}, **blank})
+        return replace(condition, **blank)  # type: ignore[arg-type]
 
     def draw(batch: Batch, noise: Tensor) -> Tensor:
         backbone = module.denoiser.backbone
