@@ -137,6 +137,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         plain["seed"],
         evaluation.per_task,
         evaluation.validation_per_task,
+        evaluation.split,
     )
     import torch
 
@@ -148,7 +149,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     optimizer = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
     module = MultiTaskModule(
         denoiser,
-        {**optimizer, "warmup": training.warmup},
+        {**optimizer, "steps": training.steps, "warmup": training.warmup, "decay": training.decay},
         {task: Guidance(**scales) for task, scales in sampling.guidance.items()},
         sampling.sampler,
         sampling.steps,

@@ -22,10 +22,17 @@ def per_task_mean(losses: Tensor, task: Tensor, tasks: int) -> tuple[Tensor, Ten
     return total / count.clamp_min(1), count
 
 
+def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
+    tail = round(decay * steps)
+    falling = max(0.0, (steps - step) / tail) if tail > 0 else 1.0
+    return min(1.0, (step + 1) / max(1, warmup), falling)
+
+
 class MultiTaskModule(lightning.LightningModule):
     """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU).
 
-    optimizer: `lr`, `weight_decay`, `betas`, `warmup` in steps; AdamW, constant rate after the warm-up.
+    optimizer: `lr`, `weight_decay`, `betas`, `steps`, `warmup` in steps, `decay`, a share of the steps; AdamW.
     guidance: scales per task name. sampling: `sampler` and `steps`.
     """
 
@@ -82,10 +89,10 @@ class MultiTaskModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         options = dict(self.optimizer_options)
-        warmup = options.pop("warmup", 0)
+        shape = [options.pop(key, default) for key, default in (("steps", 1), ("warmup", 0), ("decay", 0.0))]
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, **options)  # not fused: Lightning cannot clip its gradients
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

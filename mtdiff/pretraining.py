@@ -28,6 +28,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from mtdiff.data.emoji import EmojiSource
 from mtdiff.metrics.alexnet import lpips_alex
+from mtdiff.module import learning_rate_scale
 from mtdiff.rng import numpy_rng, torch_rng
 from mtdiff.types import Record, Split
 
@@ -45,12 +46,6 @@ class Stage(ABC):
     @abstractmethod
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Scalars by name; the one called `loss` is minimised."""
-
-
-def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
-    tail = max(1, round(decay * steps))
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / tail))
 
 
 def train(

@@ -17,7 +17,9 @@ def between(key: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """steps: optimiser steps. batch_size: per process. accumulate: batches a step. warmup: steps.
+    """steps: optimiser steps. batch_size: per process. accumulate: batches a step.
+
+    warmup: steps in which the rate rises. decay: share of the steps, the last, in which it falls to zero.
 
     ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
     dropout: shares of samples that lose text, image, or both.
@@ -30,6 +32,7 @@ class Training:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 100
+    decay: float = 0.0
     clip: float | None = 1.0
     ema_decay: float | None = 0.999
     dropout: Mapping[str, float] = field(default_factory=lambda: {"text": 0.05, "image": 0.05, "both": 0.05})
@@ -47,6 +50,7 @@ class Training:
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
+        between("training.decay", self.decay, 0, 1)
         if self.ema_decay is not None:
             between("training.ema_decay", self.ema_decay, 0, 1)
         unknown = set(self.dropout) - {"text", "image", "both"}
@@ -72,8 +76,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """per_task: test examples of each task. baselines: also judge trivial baselines and the untrained base."""
+    """per_task: examples of each task. split: validation while choosing options, test for what is reported.
 
+    baselines: also judge trivial baselines and the untrained base.
+    """
+
+    split: Literal["validation", "test"] = "test"
     per_task: int = 64
     batch_size: int = 32
     validation_per_task: int = 32

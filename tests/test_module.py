@@ -13,7 +13,7 @@ from mtdiff.callbacks import EMA
 from mtdiff.conditioning import Dropout, encode_condition
 from mtdiff.denoiser import Denoiser
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule, per_task_mean
+from mtdiff.module import MultiTaskModule, learning_rate_scale, per_task_mean
 from mtdiff.rng import torch_rng
 from mtdiff.sampling import Guidance
 from mtdiff.types import Batch, Condition, Text
@@ -155,3 +155,9 @@ def test_optimizer_warms_up() -> None:
         schedule.optimizer.step()
         schedule.step()
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_rate_falls_to_zero_over_the_decay() -> None:
+    scales = [learning_rate_scale(step, 8, 2, 0.5) for step in range(9)]
+    assert scales == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert learning_rate_scale(10**6, 8, 2, 0.0) == 1

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from mtdiff.data.mixture import Mixture, RunningBatchSampler, one_thread
 from mtdiff.data.source import Source
 from mtdiff.tasks import Task
-from mtdiff.types import Batch, Example
+from mtdiff.types import Batch, Example, Split
 
 
 class MixtureModule(LightningDataModule):
@@ -18,6 +18,7 @@ class MixtureModule(LightningDataModule):
 
     batch_size: examples per process and batch. workers: loader processes (0: load in the main one).
     seed: draws the training examples; validation and test examples are the same for every seed.
+    test_split: where the examples to be judged come from; validation while options are chosen.
     validation_per_task, test_per_task: examples per task, fewer where the source has fewer records.
 
     position: number of the training example to go on from. Lightning saves and restores it with a checkpoint. It is
@@ -36,6 +37,7 @@ class MixtureModule(LightningDataModule):
         seed: int = 0,
         test_per_task: int = 256,
         validation_per_task: int = 64,
+        test_split: Split = "test",
     ) -> None:
         super().__init__()
         self.tasks, self.position, self._step = _named(tasks), 0, 0
@@ -44,7 +46,7 @@ class MixtureModule(LightningDataModule):
         shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
         self.train = Mixture(source, run, shares, "train", seed)
         self.validation = Mixture.fixed(source, run, "validation", validation_per_task)
-        self.test = Mixture.fixed(source, run, "test", test_per_task)
+        self.test = Mixture.fixed(source, run, test_split, test_per_task)
 
     # Loaders
 
