@@ -155,6 +155,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         sampling.steps,
         Dropout(**training.dropout),
         plain["seed"],
+        construct(plain["balancing"]),
     )
     wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
     made = Experiment(

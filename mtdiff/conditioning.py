@@ -37,8 +37,8 @@ class Dropout:
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(f"training.dropout={shares}: expected shares of at least 0 that sum to at most 1")
 
-    def __call__(self, condition: Condition, empty: Text, generator: torch.Generator) -> Condition:
-        u = torch.rand(len(condition), generator=generator).to(condition.source.device)
+    def __call__(self, condition: Condition, empty: Text, u: Tensor) -> Condition:
+        """u: a number in [0, 1) for each sample, (B,)."""
         no_text = (u < self.text) | ((u >= self.text + self.image) & (u < self.text + self.image + self.both))
         no_image = (u >= self.text) & (u < self.text + self.image + self.both)
         return replace(

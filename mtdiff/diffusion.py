@@ -56,6 +56,12 @@ class Diffusion:
         signal, level = self.coefficients(t)
         return signal * noise - level * latent
 
+    def clean_error(self, t: Tensor) -> Tensor:
+        """Factor (B,) from the squared error of the prediction to that of the clean latent it implies."""
+        signal, level = self.coefficients(t)
+        ratio = level / signal if self.prediction == "epsilon" else level
+        return ratio.pow(2).flatten()
+
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio (B,)."""
         signal, level = self.coefficients(t)

@@ -1,12 +1,16 @@
 """The LightningModule: encode, noise, predict, average per task. Formulas live in the rooms it calls."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from mtdiff.balancing import Balancing, Uniform, backward_without_conflicts, cosines
 from mtdiff.conditioning import Dropout, encode_condition
 from mtdiff.denoiser import Denoiser
 from mtdiff.diffusion import Diffusion
@@ -15,11 +19,28 @@ from mtdiff.sampling import Guidance, guide, make_scheduler, sample
 from mtdiff.types import Batch, Condition, Text
 
 
-def per_task_mean(losses: Tensor, task: Tensor, tasks: int) -> tuple[Tensor, Tensor]:
-    """losses (B,), task (B,) -> mean per task (T,), 0 where a task is absent, and the samples of each task (T,)."""
-    count = torch.zeros(tasks, device=losses.device).index_add_(0, task, torch.ones_like(losses))
-    total = torch.zeros(tasks, device=losses.device).index_add_(0, task, losses)
-    return total / count.clamp_min(1), count
+def per_task_sum(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
+    """losses (B,), task (B,) -> sum per task (T,)."""
+    return torch.zeros(tasks, device=losses.device).index_add_(0, task, losses)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What training draws for a batch: noise (B, C, h, w), times t (B,), u (B,) in [0, 1) for conditioning dropout."""
+
+    noise: Tensor
+    t: Tensor
+    u: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, shape: tuple[int, int, int], diffusion: Diffusion) -> "Draws":
+        """A pure function of each example's own seed, so that neither batches nor ranks nor resumption change it."""
+        generators = [torch_rng(seed, "draws") for seed in batch.seed]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        t = torch.cat([diffusion.times(1, g) for g in generators])
+        u = torch.cat([torch.rand(1, generator=g) for g in generators])
+        device = batch.target.device
+        return cls(noise.to(device), t.to(device), u.to(device))
 
 
 def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> float:
@@ -30,7 +51,8 @@ def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> flo
 
 
 class MultiTaskModule(lightning.LightningModule):
-    """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU).
+    """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU),
+    as `balancing` weighs it. Means are over the batches of all processes together.
 
     optimizer: `lr`, `weight_decay`, `betas`, `steps`, `warmup` in steps, `decay`, a share of the steps; AdamW.
     guidance: scales per task name. sampling: `sampler` and `steps`.
@@ -45,58 +67,95 @@ class MultiTaskModule(lightning.LightningModule):
         sampling_steps: int = 20,
         dropout: Dropout | None = None,
         seed: int = 0,
+        balancing: Balancing | None = None,
     ) -> None:
         super().__init__()
         self.denoiser, self.tasks, self.seed = denoiser, denoiser.tasks, seed
         self.optimizer_options, self.guidance = dict(optimizer), dict(guidance)
         self.sampler, self.sampling_steps = sampler, sampling_steps
         self.dropout = dropout or Dropout()
+        self.balancing = balancing or Balancing(Uniform())
+        self.register_buffer("factors", self.balancing.factors(self.tasks), persistent=False)
         self.diffusion = Diffusion(denoiser.backbone.scheduler)
         self._empty: Text | None = None
+        self._means: Tensor | None = None  # of the tasks, with their graph, from training_step to backward
         self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
 
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        generator = torch_rng(self.seed, "step", batch_idx, self.global_rank)
-        per_sample = self.losses(batch, generator, self.dropout)  # (B,)
-        means, count = per_task_mean(per_sample, batch.task, len(self.tasks))
-        loss = means.sum()
-        for name, value, n in zip(self.tasks, means.detach(), count, strict=True):
-            if n > 0:
-                self.log(f"train/loss/{name}", value, batch_size=int(n))
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
-        return loss
+        errors, t = self.errors(batch, self.dropout)  # (B,)
+        weighted = self.balancing.weighting(errors, t, self.diffusion)  # (B,)
+        number = len(self.tasks)
+        count = per_task_sum(torch.ones_like(errors), batch.task, number)
+        plain, count = self.over_ranks(torch.stack([per_task_sum(errors.detach(), batch.task, number), count]))
+        means = self.trainer.world_size * per_task_sum(weighted, batch.task, number) / count.clamp_min(1)  # (T,)
+        self._means = means * self.factors  # type: ignore[operator]
+        self.log_losses("train", plain, count)
+        return self._means.sum()
 
-    def losses(self, batch: Batch, generator: torch.Generator, dropout: Dropout | None = None) -> Tensor:
-        """Prediction error of every sample, (B,). All draws come from `generator`, on the CPU."""
+    def over_ranks(self, sums: Tensor) -> Tensor:
+        """Sums over the processes; gradients are averaged over them, hence the factor `world_size` above."""
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")  # type: ignore[return-value]
+
+    def log_losses(self, stage: str, sums: Tensor, count: Tensor) -> None:
+        """The plain error, whatever the balancing: means per task, and their sum."""
+        means = sums / count.clamp_min(1)
+        for name, value, n in zip(self.tasks, means, count.tolist(), strict=True):
+            if n > 0:
+                self.log(f"{stage}/loss/{name}", value, batch_size=int(n))
+        self.log(f"{stage}/loss", means.sum(), prog_bar=True, batch_size=int(count.sum()))
+
+    def errors(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
+        """Mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
+        draws = Draws.of(batch, backbone.latent_shape, self.diffusion)
         latent = backbone.encode(batch.target)
         condition = encode_condition(backbone, batch)
-        noise = torch.randn(latent.shape, generator=generator).to(latent)
-        t = self.diffusion.times(len(batch), generator).to(latent.device)
         if dropout is not None:
-            condition = dropout(condition, self.empty_text(), generator)
-        out = self.denoiser(self.diffusion.noisy(latent, noise, t), t, condition)
-        return (out.float() - self.diffusion.target(latent, noise, t)).pow(2).mean((1, 2, 3))
+            condition = dropout(condition, self.empty_text(), draws.u)
+        noise = draws.noise.to(latent)
+        out = self.denoiser(self.diffusion.noisy(latent, noise, draws.t), draws.t, condition)
+        return (out.float() - self.diffusion.target(latent, noise, draws.t)).pow(2).mean((1, 2, 3)), draws.t
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        per_sample = self.losses(batch, torch_rng(self.seed, "validation", batch_idx))
-        means, count = per_task_mean(per_sample, batch.task, len(self.tasks))
-        for name, value, n in zip(self.tasks, means, count, strict=True):
-            if n > 0:
-                self.log(f"validation/loss/{name}", value, batch_size=int(n), sync_dist=True)
+        errors, _ = self.errors(batch)
+        number = len(self.tasks)
+        sums = (per_task_sum(errors, batch.task, number), per_task_sum(torch.ones_like(errors), batch.task, number))
+        self.log_losses("validation", *self.over_ranks(torch.stack(sums)))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """One backward pass; under PCGrad one for each task, whose gradients are projected on each other and summed."""
+        if not self.balancing.pcgrad:
+            super().backward(loss, *args, **kwargs)
+            return
+        assert self._means is not None
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        gram = backward_without_conflicts(loss, self._means, parameters, key=(self.seed, "pcgrad", self.global_step))
+        for (a, one), (b, other) in combinations(enumerate(self.tasks), 2):
+            self.log(f"train/cosine/{one}/{other}", cosines(gram)[a, b].float())
+
+    def on_train_start(self) -> None:
+        if not self.balancing.pcgrad or self.trainer.world_size == 1:
+            return
+        if not isinstance(self.trainer.model, DistributedDataParallel):
+            raise ValueError("balancing.pcgrad=true: expected trainer.strategy=ddp or one process")
+        self.trainer.model.require_backward_grad_sync = False  # gradients of tasks are averaged by ourselves
 
     def configure_optimizers(self) -> Any:
         options = dict(self.optimizer_options)
         shape = [options.pop(key, default) for key, default in (("steps", 1), ("warmup", 0), ("decay", 0.0))]
-        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, **options)  # not fused: Lightning cannot clip its gradients
+        groups: list[dict[str, Any]] = [{"params": [p for p in self.denoiser.parameters() if p.requires_grad]}]
+        learned = list(self.balancing.parameters())
+        if learned:
+            groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, **options)  # not fused: Lightning cannot clip its gradients
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = {f"denoiser.backbone.denoiser.{k}": v for k, v in self.denoiser.adapter().items()}
+        state = {f"denoiser.backbone.denoiser.{k}": v for k, v in self.denoiser.adapter().items()}
+        checkpoint["state_dict"] = state | {f"balancing.{k}": v for k, v in self.balancing.state_dict().items()}
 
     # Generation
 

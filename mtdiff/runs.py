@@ -94,8 +94,8 @@ class Model:
         source, hole = (torch.stack(part) for part in zip(*requests, strict=True))
         prompts, names = [str(p) for p in columns[1]], list(self.tasks)
         ids = torch.tensor([names.index(t) for t in columns[0]])
-        keys = [f"request {i}" for i in range(len(ids))]
-        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts).to(self.module.device)
+        keys, seeds = [f"request {i}" for i in range(len(ids))], [0] * len(ids)
+        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds).to(self.module.device)
         noise = first_noise(batch, self.module.denoiser.backbone.latent_shape, seed).to(self.module.device)
         table = None if guidance is None else dict.fromkeys(names, guidance)
         return [to_pil(picture) for picture in self.module.generate(batch, noise, table)]

@@ -40,6 +40,7 @@ class Example:
     mask (1, H, W) in {0, 1}: 1 where the source is unknown. All ones: no source image at all.
     prompt: the text the model reads. task: index into the run's list of tasks.
     source_caption, target_caption: captions for metrics that need them, else "".
+    seed: starts what is drawn for it in training (noise, time); differs from epoch to epoch. Filled by the mixture.
     """
 
     target: Tensor
@@ -50,6 +51,7 @@ class Example:
     key: str
     source_caption: str = ""
     target_caption: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Batch:
     key: list[str]
     source_caption: list[str]
     target_caption: list[str]
+    seed: list[int]
 
     @classmethod
     def collate(cls, examples: Sequence[Example]) -> Self:

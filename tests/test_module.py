@@ -13,7 +13,7 @@ from mtdiff.callbacks import EMA
 from mtdiff.conditioning import Dropout, encode_condition
 from mtdiff.denoiser import Denoiser
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule, learning_rate_scale, per_task_mean
+from mtdiff.module import MultiTaskModule, learning_rate_scale, per_task_sum
 from mtdiff.rng import torch_rng
 from mtdiff.sampling import Guidance
 from mtdiff.types import Batch, Condition, Text
@@ -33,7 +33,7 @@ def batch(n: int = 4) -> Batch:
     mask = torch.zeros(n, 1, 16, 16)
     mask[task == 0] = 1
     words = [f"picture {i}" for i in range(n)]
-    return Batch(target, source * (1 - mask), mask, words, task, words, words, words)
+    return Batch(target, source * (1 - mask), mask, words, task, words, words, words, list(range(n)))
 
 
 class Loader(torch.utils.data.Dataset[int]):
@@ -61,18 +61,20 @@ def fit(made: MultiTaskModule, folder: Path, steps: int, callbacks: list[lightni
     return trainer
 
 
-def test_mean_per_task_against_a_loop() -> None:
+def test_sum_per_task_against_a_loop() -> None:
     losses, task = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 2, 2, 3])
-    means, count = per_task_mean(losses, task, 5)
-    assert means.tolist() == [1, 0, 3, 8, 0]
-    assert count.tolist() == [1, 0, 2, 1, 0]
+    assert per_task_sum(losses, task, 5).tolist() == [1, 0, 6, 8, 0]
 
 
-def test_loss_is_a_pure_function_of_its_generator() -> None:
-    made = module()
-    a, b = (made.losses(batch(), torch_rng(1), Dropout()) for _ in range(2))
-    assert torch.equal(a, b)
-    assert not torch.equal(a, made.losses(batch(), torch_rng(2), Dropout()))
+def test_errors_are_a_pure_function_of_each_examples_seed() -> None:
+    """The same alone, in another order, and in a larger batch; other draws with another seed."""
+    made, four = module(), batch()
+    errors, t = made.errors(four, Dropout(0.3, 0.3, 0.3))
+    alone, t_alone = made.errors(four.rows(torch.tensor([False, False, True, False])), Dropout(0.3, 0.3, 0.3))
+    assert t[2] == t_alone[0]
+    torch.testing.assert_close(errors[2:3], alone, rtol=1e-5, atol=1e-6)
+    other, _ = made.errors(replace(four, seed=[9, 9, 9, 9]), Dropout(0.3, 0.3, 0.3))
+    assert not torch.isclose(errors, other).any()
 
 
 def test_source_without_content_has_a_zero_latent() -> None:
@@ -86,7 +88,8 @@ def test_dropout_shares_and_what_is_dropped() -> None:
     n = 6000
     source, mask = torch.ones(n, 1, 1, 1), torch.zeros(n, 1, 1, 1)
     full = Condition(source, mask, torch.ones(n, 2, 3), torch.zeros(n, dtype=torch.long))
-    out = Dropout(text=0.1, image=0.2, both=0.3)(full, Text(torch.zeros(1, 2, 3)), torch_rng(0))
+    u = torch.rand(n, generator=torch_rng(0))
+    out = Dropout(text=0.1, image=0.2, both=0.3)(full, Text(torch.zeros(1, 2, 3)), u)
     no_text, no_image = out.text.sum((1, 2)) == 0, out.source.flatten() == 0
     assert torch.equal(no_image, out.mask.flatten() == 1)
     shares = [(no_text & ~no_image), (~no_text & no_image), (no_text & no_image)]

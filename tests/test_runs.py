@@ -100,7 +100,7 @@ def test_export_draws_what_the_run_draws(task: str, model: Model, tmp_path: Path
     has_image = task != "text_to_image"
     (ours,) = model(task, prompt, image if has_image else None)
     key = torch.zeros(1, 3, 64, 64)
-    batch = Batch(key, key, key[:, :1], [""], torch.zeros(1).long(), ["request 0"], [""], [""])
+    batch = Batch(key, key, key[:, :1], [""], torch.zeros(1).long(), ["request 0"], [""], [""], [0])
     noise = first_noise(batch, (4, 16, 16), 0)
     scales = model.module.guidance.get(task)
     name = export(model, task, tmp_path / "out")

@@ -12,7 +12,7 @@ So the n-th example of a task does not depend on the other tasks or on the weigh
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import isfinite
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from mtdiff.data.source import Need, Source
-from mtdiff.rng import numpy_rng
+from mtdiff.rng import number, numpy_rng
 from mtdiff.tasks import Task
 from mtdiff.types import SPLITS, Example, Split
 
@@ -107,7 +107,8 @@ class Stream:
         draw = self.draw(n)
         rng = numpy_rng(*self.key, draw.need, draw.epoch, draw.index)
         record = self.source.record(draw.need, self.split, draw.index, rng)
-        return self.task.make(record, rng, task_id)
+        seed = number(*self.key, draw.need, draw.epoch, draw.index, "training")
+        return replace(self.task.make(record, rng, task_id), seed=seed)
 
     def first_epoch(self, most: int) -> int:
         """How many examples come before any record is repeated, counted up to `most`."""
