@@ -3,6 +3,7 @@
     python experiments/run.py method=mtu                            -> runs/<name>/
     python experiments/run.py method=lora_ffn tasks=[edit] seed=1 run_dir=out
     python experiments/run.py -m method=mtu,lora_ffn seed=0,1,2
+    python experiments/run.py suite=main [training.steps=400 ...]  -> the runs listed in configs/suite/main.yaml
 
 A finished run is not run again; an unfinished one goes on from its last checkpoint.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.suites import IN_USE, InUse, Planned, alone, budgeted, distinct, key, load, run_all, without
 
 CONFIGS = Path(__file__).parent / "configs"
 SECTIONS = {"training": "Training", "sampling": "Sampling", "evaluation": "Evaluation"}
@@ -32,13 +35,14 @@ NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
 
 def groups() -> dict[str, list[str]]:
-    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in CONFIGS.iterdir() if d.is_dir()}
+    folders = (d for d in CONFIGS.iterdir() if d.is_dir() and d.name != "suite")
+    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in folders}
 
 
-def composed(overrides: list[str]) -> DictConfig:
+def composed(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of one run, or a ConfigError that names the mistaken override."""
     try:
-        return compose("config", overrides)
+        return compose("config", overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(overrides, error) from None
 
@@ -216,6 +220,11 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
     plain = checked(config)
     sections(plain)
     folder = run_folder(plain, chosen)
+    with alone(folder):
+        run_in(folder, plain, chosen)
+
+
+def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
     claim(folder, plain)
     from mtdiff.report import announce
 
@@ -274,6 +283,9 @@ def guarded(action: Callable[[], None]) -> None:
     """A user's mistake ends in one line and exit code 2."""
     try:
         action()
+    except InUse as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(IN_USE)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -283,6 +295,40 @@ def precheck(overrides: list[str]) -> None:
     with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
         for run in single_runs(overrides):
             sections(checked(composed(run)))
+
+
+# 5. Suites
+
+
+def planned(name: str, overrides: list[str]) -> list[Planned]:
+    """Every run of a suite with its folder, after the checks that a single run gets."""
+    suite, runs = load(name, CONFIGS / "suite"), []
+    known: dict[tuple[str, ...], DictConfig] = {}  # composing takes 0.1 s, and most runs differ in the seed alone
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
+        for run in (run for line in suite.given(overrides) for run in single_runs(line)):
+            kept = tuple(without(run, ["seed"]))
+            if kept not in known:
+                known[kept] = composed(list(kept), with_hydra=True)
+            config = OmegaConf.masked_copy(known[kept], [k for k in known[kept] if k != "hydra"])
+            config.seed = next((yaml.safe_load(o.partition("=")[2]) for o in run if key(o) == "seed"), config.seed)
+            plain = checked(config)
+            sections(plain)
+            plain["training"]["steps"] = budgeted(suite, plain)
+            group = [] if plain["logger"]["group"] else [f"logger.group={suite.name}"]
+            steps = f"training.steps={plain['training']['steps']}"
+            chosen = {k: str(v) for k, v in known[kept].hydra.runtime.choices.items()}
+            runs.append(Planned([*without(run, [steps]), steps, *group], run_folder(plain, chosen)))
+    return distinct(suite, runs)
+
+
+def run_suite(arguments: list[str]) -> None:
+    """`suite=NAME` among overrides: the exit code says whether every run is complete."""
+    flags = [a for a in arguments if a.startswith("-")]
+    if flags:
+        raise ConfigError(f"{flags[0]}: not together with suite=...")
+    names = [a.partition("=")[2] for a in arguments if a.startswith("suite=")]
+    runs = planned(names[-1], [a for a in arguments if not a.startswith("suite=")])
+    sys.exit(run_all(runs, lambda run: [sys.executable, __file__, *run.overrides]))
 
 
 @hydra.main(version_base=None, config_path="configs", config_name="config")
@@ -295,5 +341,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if any(a.startswith("suite=") for a in sys.argv[1:]):
+        guarded(lambda: run_suite(sys.argv[1:]))
     guarded(lambda: precheck([a for a in sys.argv[1:] if not a.startswith("-")]))
     main()
