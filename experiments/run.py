@@ -24,6 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.files import check_folder, check_links, read_yaml, shown
+from mtdiff.precheck import check_constructors, check_run, check_shape
 from mtdiff.suites import IN_USE, InUse, Planned, alone, budgeted, distinct, key, load, run_all, without
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -43,7 +45,7 @@ def composed(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of one run, or a ConfigError that names the mistaken override."""
     try:
         return compose("config", overrides, return_hydra_config=with_hydra)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(overrides, error) from None
 
 
@@ -90,21 +92,17 @@ def unknown_key(key: str, known: Any) -> list[str] | None:
 
 def checked(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration after every check that needs no torch."""
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))  # type: ignore[assignment]
+    check_shape(plain, {*own, *groups(), *SECTIONS} - {"defaults", "hydra"})
     for section, cls in SECTIONS.items():
         given = plain[section]
         check_arguments(section, list(signature(f"mtdiff.settings.{cls}")), given)
     check(plain, packages=(*PACKAGES, *plain["packages"]))
-    if not plain["tasks"]:
-        raise ConfigError(f"tasks=[]: expected at least one of {', '.join(plain['task'])}")
-    for name in plain["tasks"]:
-        if name not in plain["task"]:
-            raise refuse("tasks", name, plain["task"])
-    for name in plain["weights"]:
-        if name not in plain["task"]:
-            raise refuse("weights", name, plain["task"])
-    if not isinstance(plain["seed"], int) or plain["seed"] < 0:
-        raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
+    check_run(plain, own["logger"])
     return plain
 
 
@@ -203,15 +201,19 @@ def run_folder(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> Path:
     return Path("runs") / str(plain["name"] or default)
 
 
+def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another experiment."""
+    if not (folder / "config.yaml").exists():
+        return
+    there = read_yaml(folder / "config.yaml")
+    for key, value in plain.items():
+        if key not in NOT_IDENTITY and (not isinstance(there, dict) or there.get(key) != value):
+            raise ConfigError(f"run_dir={folder}: holds a run with another `{key}`; choose another folder")
+
+
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:
-    """Write `config.yaml`, or refuse a folder that holds another experiment."""
+    """Write `config.yaml`."""
     path = folder / "config.yaml"
-    identity = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
-    if path.exists():
-        there = OmegaConf.to_container(OmegaConf.load(path))
-        for key, value in identity.items():
-            if not isinstance(there, dict) or there.get(key) != value:
-                raise ConfigError(f"run_dir={folder}: holds a run with another `{key}`; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
 
@@ -220,12 +222,13 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
     plain = checked(config)
     sections(plain)
     folder = run_folder(plain, chosen)
+    check_links(check_folder("run_dir", folder))
     with alone(folder):
         run_in(folder, plain, chosen)
 
 
 def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
-    claim(folder, plain)
+    refuse_another(folder, plain)
     from mtdiff.report import announce
 
     if (folder / "result.json").exists():
@@ -235,6 +238,8 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
         if earlier.status == "complete":
             announce(earlier, folder, "complete already")
             return
+    check_constructors(plain)
+    claim(folder, plain)
     made, untouched = experiment(plain, folder)
     from mtdiff.experiment import execute
     from mtdiff.metrics.cost import run_costs
@@ -271,6 +276,8 @@ def single_runs(overrides: list[str]) -> list[list[str]]:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
             raise ConfigError(f"{text}: not an override; expected key=value") from None
+        if not override.key_or_group:
+            raise ConfigError(f"{text}: not an override; expected key=value")
         if override.is_sweep_override():
             values = [f"{override.key_or_group}={v}" for v in override.sweep_string_iterator()]
         else:
@@ -287,14 +294,19 @@ def guarded(action: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(IN_USE)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {shown(error, 1000)}", file=sys.stderr)
         sys.exit(2)
 
 
 def precheck(overrides: list[str]) -> None:
+    """Check every run of a sweep before the first one starts."""
     with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
-        for run in single_runs(overrides):
-            sections(checked(composed(run)))
+        runs = [checked(composed(run)) for run in single_runs(overrides)]
+    for plain in runs:
+        sections(plain)
+    if len(runs) > 1:
+        for plain in runs:
+            check_constructors(plain)
 
 
 # 5. Suites

@@ -6,8 +6,8 @@ from typing import Literal
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ValueError(f"{key}={value}: expected at least {low}")
+    if not low <= value < float("inf"):
+        raise ValueError(f"{key}={value}: expected at least {low}{' and finite' if value == float('inf') else ''}")
 
 
 def between(key: str, value: float, low: float, high: float) -> None:
@@ -51,11 +51,19 @@ class Training:
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
         between("training.decay", self.decay, 0, 1)
+        if self.clip is not None:
+            at_least("training.clip", self.clip, 0)
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"training.betas={list(self.betas)}: expected at least 0 and less than 1")
         if self.ema_decay is not None:
             between("training.ema_decay", self.ema_decay, 0, 1)
         unknown = set(self.dropout) - {"text", "image", "both"}
         if unknown:
             raise ValueError(f"training.dropout.{min(unknown)}: expected one of text, image, both")
+        shares = self.dropout.values()
+        if min(shares, default=0) < 0 or not sum(shares) <= 1:
+            raise ValueError(f"training.dropout={dict(self.dropout)}: expected shares from 0 that sum to at most 1")
 
 
 @dataclass(frozen=True)
@@ -91,3 +99,5 @@ class Evaluation:
     def __post_init__(self) -> None:
         at_least("evaluation.per_task", self.per_task, 2)
         at_least("evaluation.batch_size", self.batch_size, 1)
+        at_least("evaluation.validation_per_task", self.validation_per_task, 1)
+        at_least("evaluation.seed", self.seed, 0)
