@@ -206,9 +206,9 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
     if not (folder / "config.yaml").exists():
         return
     there = read_yaml(folder / "config.yaml")
-    for key, value in plain.items():
-        if key not in NOT_IDENTITY and (not isinstance(there, dict) or there.get(key) != value):
-            raise ConfigError(f"run_dir={folder}: holds a run with another `{key}`; choose another folder")
+    for name, value in plain.items():
+        if name not in NOT_IDENTITY and (not isinstance(there, dict) or there.get(name) != value):
+            raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
 
 
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Argument:
 def construct(node: Any) -> Any:
     """Plain objects from a checked `_target_` node; what a constructor refuses is a mistake in the configuration.
 
-    Not `hydra.utils.instantiate`: that resolves `${...}` in every text first, and constructs what comes of it, unchecked.
+    Not `hydra.utils.instantiate`: that resolves `${...}` in every text first, and constructs what comes of it unchecked.
     """
     if isinstance(node, list | tuple):
         return [construct(child) for child in node]
@@ -226,8 +226,9 @@ def fits(value: Any, annotation: ast.expr) -> bool:
         case ast.Subscript(value=ast.Name(id="Sequence" | "list" | "tuple"), slice=content):
             items = content.elts if isinstance(content, ast.Tuple) else [content]
             many = len(items) == 1 or isinstance(items[-1], ast.Constant)  # tuple[X, ...]
-            right = isinstance(value, list | tuple) and (many or len(value) == len(items))
-            return right and all(fits(v, items[0] if many else items[i]) for i, v in enumerate(value))
+            if not isinstance(value, list | tuple) or not (many or len(value) == len(items)):
+                return False
+            return all(fits(v, items[0] if many else items[i]) for i, v in enumerate(value))
         case ast.Subscript(value=ast.Name(id="Mapping" | "dict"), slice=ast.Tuple(elts=[_, inner])):
             return isinstance(value, Mapping) and ("_target_" in value or all(fits(v, inner) for v in value.values()))
         case ast.Name(id="bool"):

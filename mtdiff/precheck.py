@@ -12,12 +12,12 @@ from mtdiff.config import Argument, ConfigError, check_arguments, construct, fin
 from mtdiff.data.shares import cycle_counts
 from mtdiff.files import check_folder, reason, shown
 
-SHAPE: dict[str, type] = {
+SHAPE: dict[str, Any] = {
     **dict.fromkeys(("task", "weights", "training", "sampling", "evaluation", "logger", "trainer"), dict),
     **dict.fromkeys(("method", "backbone", "data"), dict),
     **dict.fromkeys(("tasks", "packages"), list),
 }
-WORDS = {dict: "a mapping", list: "a list"}
+WORDS: dict[Any, str] = {dict: "a mapping", list: "a list"}
 NUMBER = ast.Name("float")
 ANNOTATIONS = {bool: ast.Name("bool"), int: NUMBER, float: NUMBER, str: ast.Name("str"), type(None): ast.Name("str")}
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
@@ -100,15 +100,15 @@ def check_weights(weights: Mapping[str, Any], tasks: list[str], known: Mapping[s
         raise ConfigError(str(error)) from None
 
 
+def sides(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Sides of the pictures of backbone and data in pixels, where the configuration gives them."""
+    return {f"{k}.size": plain[k]["size"] for k in ("backbone", "data") if plain[k].get("size") is not None}
+
+
 def check_sizes(plain: Mapping[str, Any]) -> None:
-    """Sides of pictures in pixels: the data's are the backbone's."""
-    sides = {f"{k}.size": plain[k]["size"] for k in ("backbone", "data") if plain[k].get("size") is not None}
-    for key, side in sides.items():
+    for key, side in sides(plain).items():
         if side not in SIDES:
             raise ConfigError(f"{key}={side}: expected a multiple of {SIDES.step} from {SIDES[0]} to {SIDES[-1]}")
-    if len(set(sides.values())) > 1:
-        both = " and ".join(f"{key}={side}" for key, side in sides.items())
-        raise ConfigError(f"{both}: expected the same side for both")
 
 
 def check_place(name: Any, run_dir: Any) -> None:
@@ -138,6 +138,9 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 
 def check_constructors(plain: Mapping[str, Any]) -> None:
     """Construct what needs no weights, and drop it: method, tasks, Lightning's Trainer. Imports torch."""
+    if len(set(sides(plain).values())) > 1:
+        both = " and ".join(f"{key}={side}" for key, side in sides(plain).items())
+        raise ConfigError(f"{both}: expected the same side for both")
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
