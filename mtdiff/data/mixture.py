@@ -5,7 +5,7 @@ resumes anywhere. i numbers the examples of a run, n those of one task:
 
     i -> (task, n)          `Cycle` over the tasks, in shares of their weights
     n -> (need, m)          `Cycle` over the kinds of record the task needs
-    m -> (epoch, index)     a permutation of the source's records per epoch
+    m -> (epoch, index)     an order of the source's records per epoch (`Source.order`)
     (seed, split, task name, need, epoch, index) -> what the source and the task draw freely
 
 So the n-th example of a task does not depend on the other tasks or on the weights.
@@ -94,8 +94,8 @@ class Stream:
 
     def _order(self, need: Need, epoch: int) -> NDArray[np.int64]:
         if need not in self._orders or self._orders[need][0] != epoch:
-            order = numpy_rng(*self.key, need, epoch, "order").permutation(self.sizes[need])
-            self._orders[need] = epoch, order
+            rng = numpy_rng(*self.key, need, epoch, "order")
+            self._orders[need] = epoch, self.source.order(need, self.split, rng)
         return self._orders[need][1]
 
 
