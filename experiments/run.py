@@ -110,7 +110,8 @@ def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The light settings objects, whose constructors check values."""
     from mtdiff import settings
 
-    return {name: getattr(settings, cls)(**plain[name]) for name, cls in SECTIONS.items()}
+    made: dict[str, Any] = {name: getattr(settings, cls)(**plain[name]) for name, cls in SECTIONS.items()}
+    return {**made, "metrics": construct(plain["metrics"])}
 
 
 # 2. Construction
@@ -129,6 +130,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
 
     settings = sections(plain)
     training, sampling, evaluation = settings["training"], settings["sampling"], settings["evaluation"]
+    judge = settings["metrics"].judge()
     tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
     data = MixtureModule(
         construct(plain["data"]),
@@ -161,7 +163,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     )
     wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
     made = Experiment(
-        module, data, training, evaluation, plain["trainer"], folder, trivial, wandb, bool(plain["progress"])
+        module, data, training, evaluation, plain["trainer"], folder, trivial, judge, wandb, bool(plain["progress"])
     )
     return made, untouched
 

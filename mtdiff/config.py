@@ -20,7 +20,12 @@ from mtdiff.files import shown
 
 PACKAGES = ("mtdiff", "baselines")
 BACKBONE = "mtdiff.backbones.base.Backbone"
-KINDS = {"method": "mtdiff.methods.base.Method", "backbone": BACKBONE, "data": "mtdiff.data.source.Source"}
+KINDS = {
+    "method": "mtdiff.methods.base.Method",
+    "backbone": BACKBONE,
+    "data": "mtdiff.data.source.Source",
+    "metrics": "mtdiff.metrics.suites.Suite",
+}
 """What the classes at some places of a configuration must be; those below `task` are tasks."""
 TASK = "mtdiff.tasks.Task"
 

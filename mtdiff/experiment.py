@@ -57,6 +57,7 @@ class Experiment:
     trainer: Mapping[str, Any]
     folder: Path
     trivial: Trivial
+    judge: Judge
     wandb: Mapping[str, Any] | None = None
     progress: bool = True
 
@@ -149,7 +150,7 @@ def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Ba
     batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
     with run.autocast():  # drawing only: metrics are computed in full precision
         batch, answers = gather(batches, drawer(module, seed), shape, seed)
-    judge = Judge(module.device)
+    judge = run.judge.to(module.device)
     rows = list(judge_rows(judge, tasks, batch, answers, seed, "run"))
     if not run.evaluation.baselines:
         return rows, batch, answers
