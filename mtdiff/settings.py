@@ -23,6 +23,7 @@ class Training:
 
     ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
     dropout: shares of samples that lose text, image, or both.
+    on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Training:
     sample_every: int | None = 500
     validate_every: int | None = None
     save_every: int | None = 500
+    on_nan: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):
@@ -50,6 +52,8 @@ class Training:
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
+        if self.on_nan not in ("stop", "skip"):
+            raise ValueError(f"training.on_nan={self.on_nan}: expected one of stop, skip")
         between("training.decay", self.decay, 0, 1)
         if self.clip is not None:
             at_least("training.clip", self.clip, 0)
