@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
 from mtdiff.files import check_folder, check_links, read_yaml, shown
+from mtdiff.folder import Interrupted, RunError
 from mtdiff.precheck import check_constructors, check_run, check_shape
 from mtdiff.suites import IN_USE, InUse, Planned, alone, budgeted, distinct, key, load, run_all, without
 
@@ -163,7 +164,17 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     )
     wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
     made = Experiment(
-        module, data, training, evaluation, plain["trainer"], folder, trivial, judge, wandb, bool(plain["progress"])
+        module,
+        data,
+        training,
+        evaluation,
+        plain["trainer"],
+        folder,
+        trivial,
+        judge,
+        wandb,
+        bool(plain["progress"]),
+        float(plain["logger"]["patience"]),
     )
     return made, untouched
 
@@ -215,9 +226,9 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
 
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:
     """Write `config.yaml`."""
-    path = folder / "config.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
+    from mtdiff.results import write_atomically
+
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
 
 
 def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
@@ -241,8 +252,8 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
             announce(earlier, folder, "complete already")
             return
     check_constructors(plain)
-    claim(folder, plain)
     made, untouched = experiment(plain, folder)
+    claim(folder, plain)  # not earlier: a constructor may yet refuse an option
     from mtdiff.experiment import execute
     from mtdiff.metrics.cost import run_costs
     from mtdiff.metrics.flops import has_source
@@ -298,6 +309,12 @@ def guarded(action: Callable[[], None]) -> None:
     except ValueError as error:
         print(f"error: {shown(error, 1000)}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"error: {shown(error, 1000)}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as error:
+        print(shown(error, 1000), file=sys.stderr)
+        sys.exit(error.code)
 
 
 def precheck(overrides: list[str]) -> None:

@@ -15,23 +15,19 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from mtdiff.config import ConfigError, refuse
+from mtdiff.folder import InUse as InUse
+from mtdiff.folder import alone as alone
+from mtdiff.folder import wait_for
 
 IN_USE = 75  # exit code (EX_TEMPFAIL): another process works on this run
-LOCK = ".lock"
-
-
-class InUse(ConfigError):
-    """Another process works on the run."""
 
 
 @dataclass(frozen=True)
@@ -133,27 +129,6 @@ def distinct(suite: Suite, planned: Sequence[Planned]) -> list[Planned]:
 
 
 # Running
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Work on a run's folder as the only process, or InUse."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise InUse(f"run_dir={folder}: another process is at work on this run") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def wait_for(folder: Path) -> None:
-    """Return when no process works on the run."""
-    with FileLock(folder / LOCK, poll_interval=0.2):
-        pass
 
 
 def complete(folder: Path) -> bool:
