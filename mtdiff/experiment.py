@@ -15,12 +15,14 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mtdiff.callbacks import EMA, SampleGrid, save_grid
+from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, step_of
 from mtdiff.data.module import MixtureModule
 from mtdiff.denoiser import Denoiser
 from mtdiff.evaluate import (
@@ -32,6 +34,9 @@ from mtdiff.evaluate import (
     gather,
     judge_rows,
 )
+from mtdiff.faults import Finite
+from mtdiff.folder import Interrupted, RunError, Signals, one_line
+from mtdiff.loggers import Rows, wandb_logger
 from mtdiff.metrics.quality import Judge
 from mtdiff.module import MultiTaskModule
 from mtdiff.results import Result, Row, write_atomically
@@ -48,6 +53,7 @@ class Experiment:
     """What one run is made of.
 
     trivial: answers that need no model, by task and batch. trainer: Lightning's arguments.
+    patience: seconds that a logger may take to start and to end.
     """
 
     module: MultiTaskModule
@@ -60,6 +66,7 @@ class Experiment:
     judge: Judge
     wandb: Mapping[str, Any] | None = None
     progress: bool = True
+    patience: float = 60.0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of training, for what runs outside of the Trainer."""
@@ -70,9 +77,11 @@ class Experiment:
 # Training
 
 
-def train(run: Experiment) -> tuple[lightning.Trainer, float]:
-    """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent here."""
+def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
+    """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent in all."""
     torch.manual_seed(run.module.seed)
+    last = newest(run.folder / "checkpoints")
+    checkpoints = Checkpoints(run.folder / "checkpoints", run.training.save_every, signals)
     trainer = lightning.Trainer(
         **run.trainer,
         max_steps=run.training.steps,
@@ -83,22 +92,23 @@ def train(run: Experiment) -> tuple[lightning.Trainer, float]:
         check_val_every_n_epoch=None,
         limit_val_batches=0 if run.training.validate_every is None else 1.0,
         num_sanity_val_steps=0,
-        callbacks=list(callbacks(run)),
-        logger=list(loggers(run)),
+        callbacks=[checkpoints, *callbacks(run)],
+        logger=list(loggers(run, 0 if last is None else step_of(last))),
+        plugins=[WholeFiles()],
+        enable_checkpointing=False,  # of Lightning's own
         log_every_n_steps=10,
         use_distributed_sampler=False,
         enable_progress_bar=run.progress,
         enable_model_summary=False,
         default_root_dir=run.folder,
     )
-    last = run.folder / "checkpoints" / "last.ckpt"
-    began = time.monotonic()
-    trainer.fit(run.module, datamodule=run.data, ckpt_path=last if last.exists() else None, weights_only=True)
-    return trainer, time.monotonic() - began
+    trainer.fit(run.module, datamodule=run.data, ckpt_path=last, weights_only=True)
+    return trainer, checkpoints.seconds()
 
 
 def callbacks(run: Experiment) -> Iterable[Callback]:
     settings = run.training
+    yield Finite(run.folder / "faults", settings.on_nan)
     if settings.ema_decay is not None:
         yield EMA(settings.ema_decay)
     if settings.sample_every is not None:
@@ -110,25 +120,16 @@ def callbacks(run: Experiment) -> Iterable[Callback]:
         shown = few_examples(run.data, 4)
         noise = first_noise(shown, run.module.denoiser.backbone.latent_shape, run.evaluation.seed)
         yield SampleGrid(shown, run.folder / "samples" / "training", settings.sample_every, draw)
-    if settings.save_every is not None:
-        yield ModelCheckpoint(
-            run.folder / "checkpoints",
-            filename="{step}",
-            every_n_train_steps=settings.save_every,
-            save_last=True,
-            save_top_k=1,
-            monitor="step",
-            mode="max",
-        )
     yield LearningRateMonitor("step")
     if run.progress:
         yield RichProgressBar()
 
 
-def loggers(run: Experiment) -> Iterable[Logger]:
-    yield CSVLogger(run.folder, name=None, version="", flush_logs_every_n_steps=20)
+def loggers(run: Experiment, step: int) -> Iterable[Logger]:
+    """step: where training goes on."""
+    yield Rows(run.folder / "metrics.csv", step)
     if run.wandb is not None:
-        yield WandbLogger(save_dir=run.folder, **run.wandb)
+        yield wandb_logger(run.folder, run.wandb, run.patience)
 
 
 def few_examples(data: MixtureModule, per_task: int) -> Batch:
@@ -182,8 +183,12 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
     """`adapter.safetensors` and `adapter.json`: only what the method adds or changes."""
     tensors = {k: v.cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
     path = run.folder / "adapter.safetensors"
-    save_file(tensors, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    temporary = path.with_name(".adapter.tmp")
+    try:
+        save_file(tensors, temporary)
+    except SafetensorError as error:
+        raise RunError(f"{path}: cannot be written ({error})") from None
+    temporary.replace(path)
     write_atomically(run.folder / "adapter.json", json.dumps(dict(about), indent=1) + "\n")
 
 
@@ -208,11 +213,16 @@ def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
 
 def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None) -> Result:
     """Train, keep the adapter, evaluate, write `result.json`; a run that breaks leaves one with its status."""
+    with Signals() as signals:
+        return _execute(run, result, about, untouched, signals)
+
+
+def _execute(
+    run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None, signals: Signals
+) -> Result:
     path = run.folder / "result.json"
     try:
-        trainer, seconds = train(run)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        trainer, seconds = train(run, signals)
         save_adapter(run, about)
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
@@ -224,9 +234,21 @@ def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched
         metrics_csv(run.folder, rows)
         spent["eval"] = round(time.monotonic() - began, 1)
         result = replace(result, status="complete", rows=rows)
+        result.save(path)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        replace(result, status="interrupted" if stopped else "failed").save(path)
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+        ended = replace(result, status="interrupted" if stopped else "failed", rows=[], error=one_line(error))
+        if run.folder.exists():
+            keep_result(ended, path)
+        if isinstance(error, OSError):
+            raise RunError(f"{run.folder}: {one_line(error)}; what is there is kept") from error
         raise
-    result.save(path)
     return result
+
+
+def keep_result(result: Result, path: Path) -> None:
+    """Write the result of a run that has ended early, where that can be done."""
+    try:
+        result.save(path)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", path, error.strerror)
