@@ -78,6 +78,16 @@ class Backbone(nn.Module, ABC):
     def sites(self, kind: SiteKind) -> list[Site]:
         """The places of one kind, in the order of the forward pass."""
 
+    def idle(self) -> list[str]:
+        """Modules of the denoiser that are computed but whose result nothing uses: no method trains them."""
+        return []
+
+    def shards(self) -> list[nn.Module]:
+        """Parts of the denoiser, called one after the other, that are gathered one at a time where it is sharded."""
+        names = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
+        children = (child for name, child in self.denoiser.named_children() if name in names)
+        return [part for child in children for part in (child if isinstance(child, nn.ModuleList) else [child])]
+
     def widen_input(self, extra: int, tasks: int, routing: Routing) -> None:
         """Give every task an input convolution of its own with `extra` more channels, which start at zero."""
         for site in self.sites("input"):
@@ -88,6 +98,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sync_config(self) -> None:
         """Bring the denoiser's own diffusers configuration in line with its modules, once a method has folded."""
+
+    def compile_denoiser(self, in_parts: bool = False, **options: Any) -> None:
+        """torch.compile in place, which changes no name in the state dict; in_parts: each of `shards` by itself."""
+        for part in self.shards() if in_parts else [self.denoiser]:
+            part.compile(**options)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass (diffusers' own switch)."""
