@@ -44,7 +44,7 @@ class Argument:
 def construct(node: Any) -> Any:
     """Plain objects from a checked `_target_` node; what a constructor refuses is a mistake in the configuration.
 
-    Not `hydra.utils.instantiate`: that resolves `${...}` in every text first, and constructs what comes of it unchecked.
+    Not `hydra.utils.instantiate`: that resolves `${...}` in every text first and constructs what comes of it unchecked.
     """
     if isinstance(node, list | tuple):
         return [construct(child) for child in node]

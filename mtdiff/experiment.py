@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mtdiff.adapter import identity
 from mtdiff.callbacks import EMA, SampleGrid, save_grid
 from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, step_of
 from mtdiff.data.module import MixtureModule
@@ -185,7 +186,7 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
     path = run.folder / "adapter.safetensors"
     temporary = path.with_name(".adapter.tmp")
     try:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata={"about": identity(about)})
     except SafetensorError as error:
         raise RunError(f"{path}: cannot be written ({error})") from None
     temporary.replace(path)

@@ -76,9 +76,14 @@ def read_json(path: Path, most: int = MEGABYTE) -> Any:
     def refuse(literal: str) -> None:
         raise ValueError(f"{literal} is no JSON number, expected null")
 
+    def whole(literal: str) -> int:
+        if len(literal) > 20 or not -(2**63) <= int(literal) < 2**63:
+            raise ValueError(f"{shown(literal, 40)}: expected numbers of 64 bits")
+        return int(literal)
+
     text = read_text(path, "JSON", most)
     try:
-        content = json.loads(text, parse_constant=refuse)
+        content = json.loads(text, parse_constant=refuse, parse_int=whole)
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()  # no 1e999, and no half of a character
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from None
