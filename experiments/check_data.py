@@ -39,10 +39,7 @@ def configured(overrides: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     given, overrides = divided(arguments, OWN)
-    limit, threads = number(given, "limit", int, None), number(given, "threads", int, 4)
-    for key, value in (("limit", limit), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value}: expected a whole number of at least 1")
+    limit, threads = number(given, "limit", int, None, 1), number(given, "threads", int, 4, 1)
     plain = configured(overrides)
     from rich.console import Console
 

@@ -40,10 +40,10 @@ def main(arguments: list[str]) -> None:
     from mtdiff.types import SPLITS
 
     source = construct(plain["data"])
-    held = [n for n in get_args(Need) if any(source.size(n, s) for s in SPLITS)]
+    held: list[Need] = [n for n in get_args(Need) if any(source.size(n, s) for s in SPLITS)]
     if "need" in given and given["need"] not in held:
         raise refuse("need", given["need"], held)
-    for need in [given["need"]] if "need" in given else held:
+    for need in (n for n in held if given.get("need", n) == n):
         url = f"{given['out'].rstrip('/')}/{need}"
         parts = {s: Samples(source, need, s, plain["seed"]) for s in SPLITS if source.size(need, s)}
         print(f"{url}: {counted(write_shards(url, parts, shard_mib))}")

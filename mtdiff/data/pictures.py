@@ -48,7 +48,10 @@ def rgb(image: Image.Image) -> Image.Image:
 
 def square(image: Image.Image, side: int) -> Tensor:
     """(3, S, S) uint8: the largest centred square of an RGB picture, resized (bicubic, antialiased) to S."""
-    fitted = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    cut = image.crop((left, top, left + short, top + short))
+    fitted = cut.resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
 
 

@@ -193,15 +193,11 @@ def _is_shard(shard: Any) -> bool:
     if not isinstance(shard, dict) or not isinstance(shard.get("file"), str) or not isinstance(shard.get("bytes"), int):
         return False
     path, starts = PurePosixPath(shard["file"]), shard.get("starts")
-    inside = not path.is_absolute() and ".." not in path.parts and "://" not in shard["file"]
-    numbers = isinstance(starts, list) and len(starts) > 1 and all(isinstance(n, int) for n in starts)
-    return (
-        inside
-        and numbers
-        and all(a < b for a, b in pairwise(starts))
-        and starts[0] >= 0
-        and starts[-1] <= shard["bytes"]
-    )
+    if path.is_absolute() or ".." in path.parts or "://" in shard["file"]:
+        return False
+    if not isinstance(starts, list) or len(starts) < 2 or not all(isinstance(n, int) for n in starts):
+        return False
+    return all(a < b for a, b in pairwise([-1, *starts, shard["bytes"] + 1]))
 
 
 def check_sizes(url: str, expected: Mapping[str, int]) -> None:
@@ -253,8 +249,11 @@ def starts_of(name: str, file: Any) -> list[int]:
                     key = _split_key(member.name)[0]
                     starts += [member.offset] if key != last else []
                     last, end = key, member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise EOFError("its end is missing")  # tarfile does not mind a tar cut between two files
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{name}: broken shard ({error})") from None
     if not starts:
-        raise ValueError(f"{name}: broken shard: no samples")
+        raise ValueError(f"{name}: broken shard (no samples)")
     return [*starts, end]
