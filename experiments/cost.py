@@ -28,6 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from run import CONFIGS, checked, composed, groups, guarded, sections, single_runs
 
 from mtdiff.config import ConfigError, check_arguments, construct, signature
+from mtdiff.files import check_folder
 from mtdiff.provenance import device_name, versions
 from mtdiff.results import write_atomically
 
@@ -46,7 +47,10 @@ def split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and key in names:
-            own[key] = yaml.safe_load(value)
+            try:
+                own[key] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise ConfigError(f"{argument}: expected a plain value") from None
         else:
             rest.append(argument)
     check_arguments("cost", measuring, {k: v for k, v in own.items() if k not in OWN})
@@ -199,6 +203,8 @@ def tera(flops: Mapping[str, int]) -> str:
 
 def main(arguments: list[str]) -> None:
     own, overrides = split(arguments)
+    if own.get("out") is not None:
+        check_folder("out", Path(str(own["out"])).parent)
     plain, chosen = configured(overrides)
     options = {k: v for k, v in own.items() if k not in OWN}
     construct({"_target_": MEASURING, **options})  # a mistake there answers before the counting

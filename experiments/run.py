@@ -320,12 +320,22 @@ def guarded(action: Callable[[], None]) -> None:
 def precheck(overrides: list[str]) -> None:
     """Check every run of a sweep before the first one starts."""
     with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
-        runs = [checked(composed(run)) for run in single_runs(overrides)]
-    for plain in runs:
+        given = single_runs(overrides)
+        runs = [checked(composed(run)) for run in given]
+    for run, plain in zip(given, runs, strict=True):
         sections(plain)
+        refuse_idle_weights(run, plain)
     if len(runs) > 1:
         for plain in runs:
             check_constructors(plain)
+
+
+def refuse_idle_weights(overrides: list[str], plain: Mapping[str, Any]) -> None:
+    """A share given for a task that the run leaves out would have no effect."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        section, _, task = override.key_or_group.partition(".")
+        if section == "weights" and task and task not in plain["tasks"]:
+            raise refuse(override.key_or_group, override.value(), [f"{section}.{name}" for name in plain["tasks"]])
 
 
 # 5. Suites

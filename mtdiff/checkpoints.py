@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import os
+import pickle
 import random
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
+from mtdiff.files import reason
 from mtdiff.folder import RunError, Signals, first_process
 
 log = logging.getLogger(__name__)
@@ -85,8 +87,11 @@ class WholeFiles(CheckpointIO):
                 temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint that `newest` has found whole."""
-        return torch.load(path, map_location="cpu", weights_only=True)
+        """A checkpoint that `newest` has found whole; RunError where it is none of ours."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise RunError(f"{path}: no checkpoint of numbers and tensors ({reason(error)})") from None
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
