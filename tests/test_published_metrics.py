@@ -18,7 +18,6 @@ import torch
 from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import vgg16
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from mtdiff.metrics import weights
@@ -41,6 +40,11 @@ def pictures(n: int, height: int = 64, width: int = 64, seed: int = 0) -> Tensor
     coarse = torch.randn(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(-1, 1)
     return ((smooth + 1) * 127.5).round() / 127.5 - 1
+
+
+def darker() -> Tensor:
+    """24 pictures of another distribution."""
+    return ((pictures(24, seed=1) * 0.4 + 0.4) * 127.5).round() / 127.5 - 1
 
 
 def as_bytes(images: Tensor) -> np.ndarray:
@@ -242,7 +246,7 @@ def test_which_clip_is_vit_l14() -> None:
 def clean_fid(places: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray]:
     """clean-fid's own features of two folders of saved pictures, by its own wrapper of the same file."""
     model, found = InceptionV3W(str(places), download=False), []
-    for images in (pictures(24), pictures(24, seed=1)):
+    for images in (pictures(24), darker()):
         folder = tmp_path_factory.mktemp("pictures")
         for i, array in enumerate(as_bytes(images)):
             Image.fromarray(array).save(folder / f"{i:02d}.png")
@@ -261,7 +265,7 @@ def test_features_are_clean_fids(places: Path, clean_fid: tuple[np.ndarray, np.n
 def test_kernel_distance_is_clean_fids(places: Path, clean_fid: tuple[np.ndarray, np.ndarray]) -> None:
     expected = cleanfid.fid.kernel_distance(*clean_fid, num_subsets=1)
     measure = Kernel("kid", InceptionFeatures(places), "clean_fid")
-    a, b = (CPU(measure.features, x).double().numpy() for x in (pictures(24), pictures(24, seed=1)))
+    a, b = (CPU(measure.features, x).double().numpy() for x in (pictures(24), darker()))
     found = measure.distance(a, b, np.random.default_rng(0))
     assert expected > 0.01
     assert found.value == pytest.approx(expected, rel=1e-3)
@@ -283,7 +287,7 @@ class First(nn.Module):
 def test_frechet_distance_is_clean_fids(places: Path, clean_fid: tuple[np.ndarray, np.ndarray]) -> None:
     expected = cleanfid.fid.fid_from_feats(clean_fid[0][:, :8], clean_fid[1][:, :8])
     measure = Frechet("fid", First(InceptionFeatures(places), 8))
-    a, b = (CPU(measure.features, x).double().numpy() for x in (pictures(24), pictures(24, seed=1)))
+    a, b = (CPU(measure.features, x).double().numpy() for x in (pictures(24), darker()))
     assert expected > 0.01
     assert measure.distance(a, b, np.random.default_rng(0)).value == pytest.approx(expected, rel=1e-3)
 
@@ -315,17 +319,16 @@ def test_pictures_are_prepared_as_the_option_says(places: Path) -> None:
 
 def test_lpips_of_vgg_is_the_packages(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    features = vgg16(weights=None).features
-    torch.save({f"features.{k}": v for k, v in features.state_dict().items()}, tmp_path / "vgg.pth")
     with pytest.warns(UserWarning, match="weights"):
-        reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    for stage in range(1, 6):
-        for place, module in reference.net.get_submodule(f"slice{stage}").named_children():
-            if isinstance(module, nn.Conv2d):
-                module.load_state_dict(features[int(place)].state_dict())
+        reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+    named = {name.rpartition(".")[2]: module for name, module in reference.net.named_modules()}
+    convolutions = {place: module for place, module in named.items() if isinstance(module, nn.Conv2d)}
+    assert len(convolutions) == 13
+    state = {f"features.{i}.{k}": v for i, module in convolutions.items() for k, v in module.state_dict().items()}
+    torch.save(state, tmp_path / "vgg.pth")
     a, b = pictures(2, 32, 32), pictures(2, 32, 32, seed=1)
     with torch.no_grad():
-        expected = reference.eval()(a, b)
+        expected = reference(a, b)
         torch.testing.assert_close(lpips_of("vgg", tmp_path / "vgg.pth")(a, b), expected)
     assert expected.min() > 1e-3
 

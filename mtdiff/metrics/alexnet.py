@@ -20,6 +20,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
+LAST = {"alex": 10, "vgg": 28}  # place of the last convolution in torchvision's `features`
 RETRIEVAL_SIZE = 128  # px: the side to which pictures are resized before their features are compared or counted
 
 
@@ -52,6 +53,8 @@ def lpips_of(net: Literal["alex", "vgg"], file: Path) -> nn.Module:
 
 
 def lpips_with(net: Literal["alex", "vgg"], weights: Mapping[str, Tensor]) -> nn.Module:
+    """KeyError where a convolution is missing, said before anything is built: VGG takes seconds."""
+    _ = weights[f"features.{LAST[net]}.weight"]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package prints, and names weights the way torchvision once did
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
