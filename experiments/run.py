@@ -161,6 +161,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         Dropout(**training.dropout),
         plain["seed"],
         construct(plain["balancing"]),
+        cached(training.cache, denoiser.backbone, plain),
     )
     wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
     made = Experiment(
@@ -177,6 +178,16 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         float(plain["logger"]["patience"]),
     )
     return made, untouched
+
+
+def cached(folder: str | None, backbone: Any, plain: Mapping[str, Any]) -> Any:
+    """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made."""
+    if folder is None:
+        return None
+    from mtdiff.data.cache import Cache
+    from mtdiff.data.encodings import CachedEncoder
+
+    return CachedEncoder(backbone, Cache(folder, backbone, str(plain["trainer"].get("precision"))))
 
 
 def wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -276,6 +287,10 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
     )
     result = execute(made, start, about, untouched)
     announce(result, folder, "done")
+    for name, count in made.data.skipped().items():
+        print(f"- data: {count} unreadable rows of {name} were replaced")
+    if made.module.cache is not None:
+        print(f"- {made.module.cache.report()}")
 
 
 # 4. The command line

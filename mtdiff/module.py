@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtdiff.balancing import Balancing, Uniform, backward_without_conflicts, cosines
 from mtdiff.conditioning import Dropout, encode_condition
+from mtdiff.data.encodings import CachedEncoder
 from mtdiff.denoiser import Denoiser
 from mtdiff.diffusion import Diffusion
 from mtdiff.rng import torch_rng
@@ -55,7 +56,7 @@ class MultiTaskModule(lightning.LightningModule):
     as `balancing` weighs it. Means are over the batches of all processes together.
 
     optimizer: `lr`, `weight_decay`, `betas`, `steps`, `warmup` in steps, `decay`, a share of the steps; AdamW.
-    guidance: scales per task name. sampling: `sampler` and `steps`.
+    guidance: scales per task name. sampling: `sampler` and `steps`. cache: encodings that are looked up in training.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class MultiTaskModule(lightning.LightningModule):
         dropout: Dropout | None = None,
         seed: int = 0,
         balancing: Balancing | None = None,
+        cache: CachedEncoder | None = None,
     ) -> None:
         super().__init__()
+        self.cache = cache
         self.denoiser, self.tasks, self.seed = denoiser, denoiser.tasks, seed
         self.optimizer_options, self.guidance = dict(optimizer), dict(guidance)
         self.sampler, self.sampling_steps = sampler, sampling_steps
@@ -110,8 +113,9 @@ class MultiTaskModule(lightning.LightningModule):
         """Mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
         draws = Draws.of(batch, backbone.latent_shape, self.diffusion)
-        latent = backbone.encode(batch.target)
-        condition = encode_condition(backbone, batch)
+        encoder = backbone if self.cache is None else self.cache
+        latent = encoder.encode(batch.target)
+        condition = encode_condition(encoder, batch)
         if dropout is not None:
             condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)

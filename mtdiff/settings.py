@@ -24,6 +24,7 @@ class Training:
     ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
     dropout: shares of samples that lose text, image, or both.
     on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
+    cache: folder of encodings that experiments/cache.py filled; null: everything is encoded when it is needed.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Training:
     validate_every: int | None = None
     save_every: int | None = 500
     on_nan: Literal["stop", "skip"] = "stop"
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):

@@ -6,7 +6,7 @@ Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens,
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -44,6 +44,19 @@ class Site:
             self.parent[int(self.attribute)] = module
         else:
             setattr(self.parent, self.attribute, module)
+
+
+class Encoder(Protocol):
+    """Makes latents and text embeddings: a backbone, or one that looks them up first."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As `Backbone.encode`."""
+
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """As `Backbone.embed`."""
 
 
 class Backbone(nn.Module, ABC):

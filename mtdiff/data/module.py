@@ -81,6 +81,10 @@ class MixtureModule(LightningDataModule):
             "prefetch_factor": 4 if self.workers > 0 else None,
         }
 
+    def skipped(self) -> Mapping[str, int]:
+        """Records that could not be read and were replaced so far, by `need/split`."""
+        return self.train.streams[0].source.skipped()
+
     # Resumption
 
     def next_number(self) -> int:
