@@ -26,6 +26,7 @@ from cost import configured, split
 from run import guarded
 
 from mtdiff.config import ConfigError, construct, refuse
+from mtdiff.files import check_folder
 from mtdiff.provenance import device_name, versions
 from mtdiff.results import write_atomically
 
@@ -77,6 +78,8 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     own, overrides = split(arguments, STUDY, ("out",))
+    if own.get("out") is not None:
+        check_folder("out", Path(str(own["out"])).parent)
     plain, chosen = configured(overrides)
     study = checked_study({k: v for k, v in own.items() if k != "out"}, plain)
     rows = answered(plain, study)

@@ -123,9 +123,6 @@ def test_script_times_every_variant(script: Any, tmp_path: Path, capsys: Any) ->
         assert row["error"] < 1e-3 or variant == "quantised"
         assert experts is not None or row["ratio"] == {"median": 1, "low": 1, "high": 1}
     assert rows[2, "quantised", 1]["file_mb"] < rows[2, "plain", 1]["file_mb"]
-    assert rows[1, "plain", 1]["file_mb"] == pytest.approx(
-        rows[2, "plain", 1]["file_mb"], rel=0.02
-    )  # folded: one shape
     assert found["study"]["task"] == "edit"
     assert {"onnx", "onnxruntime", "torch"} <= set(found["versions"])
     assert "quantised" in capsys.readouterr().out
