@@ -6,8 +6,9 @@
       - method=mtu,ia3
       - method=finetune tasks=[edit],[inpaint]
 
-What is given on the command line wins over both. A run is a process of its own, so that one that breaks takes nothing
-with it; whoever works on a run holds a lock on its folder, which the system drops when that process dies.
+What is given on the command line wins over both, but for what the runs compare. A run is a process of its own, so that
+one that breaks takes nothing with it; whoever works on a run holds a lock on its folder, which the system drops when
+that process dies.
 """
 
 import json
@@ -32,17 +33,20 @@ IN_USE = 75  # exit code (EX_TEMPFAIL): another process works on this run
 
 @dataclass(frozen=True)
 class Suite:
-    """lines: overrides of each product of runs. equal_budget: see `budgeted`."""
+    """lines: overrides of each product of runs. equal_budget: see `budgeted`. compared: the keys that its runs set."""
 
     name: str
     lines: list[list[str]]
     equal_budget: bool
+    compared: frozenset[str]
 
     def given(self, overrides: Sequence[str]) -> list[list[str]]:
         """The lines under further overrides, which win over the suite's own."""
         for override in overrides:
             if key(override) in ("name", "run_dir"):
                 raise ConfigError(f"{override}: every run of suite {self.name} has a folder of its own")
+            if key(override) in self.compared:
+                raise ConfigError(f"{override}: suite {self.name} compares values of `{key(override)}`; write your own")
         return [[*without(line, overrides), *overrides] for line in self.lines]
 
 
@@ -78,7 +82,9 @@ def load(name: str, folder: Path) -> Suite:
     if not isinstance(equal, bool):
         raise ConfigError(f"suite {path.stem}, equal_budget={equal}: expected true or false")
     own = [words(f"suite {path.stem}, runs[{i}]", line) for i, line in enumerate(lines)]
-    return Suite(path.stem, [[*without(common, line), *line] for line in own], equal)
+    keys = {key(override) for line in own for override in line}
+    compared = frozenset(name for name in keys if not name.startswith("evaluation."))  # how runs are judged is free
+    return Suite(path.stem, [[*without(common, line), *line] for line in own], equal, compared)
 
 
 def words(where: str, line: object) -> list[str]:

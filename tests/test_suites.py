@@ -112,7 +112,8 @@ def test_wandb_sweeps_are_the_suites_runs(
         (["suite=mian"], ["suite=mian", "did you mean 'main'"]),
         (["suite=main", "-m"], ["-m", "not together with suite"]),
         (["suite=main", "run_dir=x"], ["run_dir=x", "folder of its own"]),
-        (["suite=main", "method=mtu"], ["suite main", "are the same"]),
+        (["suite=main", "method=mtu"], ["method=mtu", "suite main compares values of `method`"]),
+        (["suite=twice.yaml"], ["suite twice", "are the same"]),
         (["suite=main", "seed=0", "training.steps=6"], ["training.steps=6", "a share of 0.25"]),
         (["suite=main", "seed=0", "training.stps=8"], ["training.stps", "did you mean 'training.steps'"]),
         (["suite=bad.yaml"], ["bad", "run", "expected one of common, equal_budget, runs"]),
@@ -120,7 +121,8 @@ def test_wandb_sweeps_are_the_suites_runs(
 )
 def test_a_mistake_is_one_line_before_the_first_run(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("run: [method=mtu]\n")
-    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "twice.yaml").write_text("runs: [method=mtu seed=1, 'method=mtu seed=1,2']\n")
+    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     for word in words:
