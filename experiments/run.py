@@ -25,12 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
 from mtdiff.files import check_folder, check_links, read_yaml, shown
-from mtdiff.folder import Interrupted, RunError
+from mtdiff.folder import Interrupted, RunError, first_process
 from mtdiff.precheck import check_constructors, check_run, check_shape
 from mtdiff.suites import IN_USE, InUse, Planned, alone, budgeted, distinct, key, load, run_all, without
 
 CONFIGS = Path(__file__).parent / "configs"
-SECTIONS = {"training": "Training", "sampling": "Sampling", "evaluation": "Evaluation"}
+SECTIONS = {"training": "Training", "speed": "Speed", "sampling": "Sampling", "evaluation": "Evaluation"}
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
 
@@ -125,6 +125,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     from mtdiff.data.module import MixtureModule
     from mtdiff.denoiser import Denoiser
     from mtdiff.experiment import Experiment
+    from mtdiff.memory import channels_last
     from mtdiff.methods.untouched import Untouched
     from mtdiff.module import MultiTaskModule
     from mtdiff.sampling import Guidance
@@ -151,7 +152,13 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), list(tasks)) if evaluation.baselines else None
     if training.gradient_checkpointing:
         denoiser.backbone.enable_gradient_checkpointing()
+    speed = settings["speed"]
+    if speed.channels_last:
+        channels_last(denoiser.backbone)
+    if speed.compile:
+        denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
     optimizer = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
+    optimizer |= {"name": training.optimizer, "fused": speed.fused}
     module = MultiTaskModule(
         denoiser,
         {**optimizer, "steps": training.steps, "warmup": training.warmup, "decay": training.decay},
@@ -264,7 +271,8 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
             return
     check_constructors(plain)
     made, untouched = experiment(plain, folder)
-    claim(folder, plain)  # not earlier: a constructor may yet refuse an option
+    if first_process():
+        claim(folder, plain)  # not earlier: a constructor may yet refuse an option
     from mtdiff.experiment import execute
     from mtdiff.metrics.cost import run_costs
     from mtdiff.metrics.flops import has_source
@@ -286,11 +294,12 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
         **provenance(str(made.module.device)),
     )
     result = execute(made, start, about, untouched)
-    announce(result, folder, "done")
-    for name, count in made.data.skipped().items():
-        print(f"- data: {count} unreadable rows of {name} were replaced")
-    if made.module.cache is not None:
-        print(f"- {made.module.cache.report()}")
+    if first_process():
+        announce(result, folder, "done")
+        for name, count in made.data.skipped().items():
+            print(f"- data: {count} unreadable rows of {name} were replaced")
+        if made.module.cache is not None:
+            print(f"- {made.module.cache.report()}")
 
 
 # 4. The command line

@@ -1,5 +1,6 @@
 """What happens around training: EMA of the trained weights, sample grids, loss columns."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from mtdiff.module import MultiTaskModule
-from mtdiff.parallel import like, whole
+from mtdiff.parallel import dealt_out, like, whole
 from mtdiff.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class EMA(Callback):
@@ -29,7 +32,7 @@ class EMA(Callback):
 
     @staticmethod
     def parameters(module: lightning.LightningModule) -> list[nn.Parameter]:
-        return [p for p in module.parameters() if p.requires_grad]
+        return [p for p in dealt_out(module).parameters() if p.requires_grad]
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._ema = EMAModel(self.parameters(pl_module), decay=self.decay, use_ema_warmup=True, power=0.75)
@@ -105,9 +108,12 @@ class SampleGrid(Callback):
             ema.swap_out(pl_module)
         if not trainer.is_global_zero:  # but all have drawn: a sharded network needs every process
             return
-        for k, task in enumerate(pl_module.tasks):
-            rows = self.examples.task == k
-            save_grid(self.folder / f"{task}-{step:06d}.png", self.examples, answers, rows)
+        try:
+            for k, task in enumerate(pl_module.tasks):
+                rows = self.examples.task == k
+                save_grid(self.folder / f"{task}-{step:06d}.png", self.examples, answers, rows)
+        except OSError as error:
+            log.warning("pictures of step %d cannot be written (%s)", step, error.strerror)
 
 
 def save_grid(path: Path, batch: Batch, answers: Tensor, rows: Tensor) -> None:

@@ -38,8 +38,10 @@ from mtdiff.evaluate import (
 from mtdiff.faults import Finite
 from mtdiff.folder import Interrupted, RunError, Signals, one_line
 from mtdiff.loggers import Rows, wandb_logger
+from mtdiff.memory import advice, within_memory
 from mtdiff.metrics.quality import Judge
 from mtdiff.module import MultiTaskModule
+from mtdiff.parallel import dealt, first, trainer_arguments, whole
 from mtdiff.results import Result, Row, write_atomically
 from mtdiff.settings import Evaluation, Training
 from mtdiff.types import Batch
@@ -84,7 +86,7 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     last = newest(run.folder / "checkpoints")
     checkpoints = Checkpoints(run.folder / "checkpoints", run.training.save_every, signals)
     trainer = lightning.Trainer(
-        **run.trainer,
+        **trainer_arguments(run.trainer),
         max_steps=run.training.steps,
         max_epochs=-1,
         accumulate_grad_batches=run.training.accumulate,
@@ -104,6 +106,8 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
         default_root_dir=run.folder,
     )
     trainer.fit(run.module, datamodule=run.data, ckpt_path=last, weights_only=True)
+    if signals.received is not None:  # too late for training to answer
+        raise signals.interruption()
     return trainer, checkpoints.seconds()
 
 
@@ -151,18 +155,28 @@ def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Ba
     shape, tasks = module.denoiser.backbone.latent_shape, run.data.tasks
     batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
     with run.autocast():  # drawing only: metrics are computed in full precision
-        batch, answers = gather(batches, drawer(module, seed), shape, seed)
+        batch, answers = gather(batches, dealt(drawer(module, seed), module.device), shape, seed)
+    drawn = None if untouched is None else draw_base(run, untouched, batches)
+    if not first():  # all have drawn; one judges
+        return [], batch, answers
     judge = run.judge.to(module.device)
     rows = list(judge_rows(judge, tasks, batch, answers, seed, "run"))
     if not run.evaluation.baselines:
         return rows, batch, answers
     rows += baseline_rows(judge, tasks, batch, seed, run.trivial, lambda pictures: reconstruct(run, pictures))
-    if untouched is not None:
-        scale = max((g.text for g in module.guidance.values()), default=1.0)
-        with run.autocast():
-            _, drawn = gather(batches, base_drawer(untouched.to(module.device), module, scale), shape, seed)
+    if drawn is not None:
         rows += judge_rows(judge, tasks, batch, drawn, seed, "base")
     return rows, batch, answers
+
+
+def draw_base(run: Experiment, untouched: Denoiser, batches: list[Batch]) -> Tensor:
+    """Answers of the untouched base (n, 3, H, W)."""
+    module, seed = run.module, run.evaluation.seed
+    scale = max((g.text for g in module.guidance.values()), default=1.0)
+    draw = base_drawer(untouched.to(module.device), module, scale)
+    with run.autocast():
+        _, drawn = gather(batches, dealt(draw, module.device), module.denoiser.backbone.latent_shape, seed)
+    return drawn
 
 
 def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:
@@ -182,7 +196,9 @@ def _parts(examples: Any, size: int) -> Iterable[list[Any]]:
 
 def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
     """`adapter.safetensors` and `adapter.json`: only what the method adds or changes."""
-    tensors = {k: v.cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    tensors = {k: whole(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    if not first():
+        return
     path = run.folder / "adapter.safetensors"
     temporary = path.with_name(".adapter.tmp")
     try:
@@ -223,14 +239,19 @@ def _execute(
 ) -> Result:
     path = run.folder / "result.json"
     try:
-        trainer, seconds = train(run, signals)
+        with within_memory("training", advice(run.training, run.trainer)):
+            trainer, seconds = train(run, signals)
+        run.module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
         save_adapter(run, about)
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
         spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
         result = replace(result, seconds=spent)
         began = time.monotonic()
-        rows, batch, answers = evaluate(run, untouched)
+        with within_memory("evaluating", ["a lower evaluation.batch_size"]):
+            rows, batch, answers = evaluate(run, untouched)
+        if not first():
+            return result
         save_samples(run, batch, answers)
         metrics_csv(run.folder, rows)
         spent["eval"] = round(time.monotonic() - began, 1)
@@ -239,7 +260,7 @@ def _execute(
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         ended = replace(result, status="interrupted" if stopped else "failed", rows=[], error=one_line(error))
-        if run.folder.exists():
+        if run.folder.exists() and first():
             keep_result(ended, path)
         if isinstance(error, OSError):
             raise RunError(f"{run.folder}: {one_line(error)}; what is there is kept") from error

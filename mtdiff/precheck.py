@@ -70,6 +70,7 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
             raise ConfigError(f"packages=[{shown(package)}]: expected names of Python packages")
     check_logger(plain["logger"], logger)
     check_trainer(plain["trainer"])
+    check_speed(plain["speed"], plain["trainer"])
 
 
 def check_tasks(tasks: list[Any], known: Mapping[str, Any]) -> None:
@@ -136,6 +137,12 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     check_arguments("trainer", [a for a in signature(TRAINER) if a.name not in OURS], trainer)
 
 
+def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """A fused optimiser scales float16's gradients back by itself, too late for clipping."""
+    if speed.get("fused") and str(trainer.get("precision")) in ("16-mixed", "16"):
+        raise ConfigError("speed.fused=true: expected false, or trainer.precision=bf16-mixed in place of 16-mixed")
+
+
 def check_constructors(plain: Mapping[str, Any]) -> None:
     """Construct what needs no weights, and drop it: method, tasks, Lightning's Trainer. Imports torch."""
     if len(set(sides(plain).values())) > 1:
@@ -144,9 +151,13 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from mtdiff.parallel import trainer_arguments
+
     for node in (plain["method"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
     try:
-        lightning.Trainer(**plain["trainer"], logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        lightning.Trainer(
+            **trainer_arguments(plain["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer={shown(dict(plain['trainer']))}: {reason(error)}") from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 
@@ -23,6 +24,7 @@ class Training:
 
     ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
     dropout: shares of samples that lose text, image, or both.
+    optimizer: adamw, adam (weight decay added to the gradient), or adamw_8bit (by bitsandbytes, on a GPU).
     on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
     cache: folder of encodings that experiments/cache.py filled; null: everything is encoded when it is needed.
     """
@@ -31,6 +33,7 @@ class Training:
     batch_size: int
     lr: float
     accumulate: int = 1
+    optimizer: Literal["adamw", "adam", "adamw_8bit"] = "adamw"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 100
@@ -54,6 +57,8 @@ class Training:
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
+        if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
+            raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install 'mtdiff[8bit]'")
         if self.on_nan not in ("stop", "skip"):
             raise ValueError(f"training.on_nan={self.on_nan}: expected one of stop, skip")
         between("training.decay", self.decay, 0, 1)
@@ -107,3 +112,15 @@ class Evaluation:
         at_least("evaluation.batch_size", self.batch_size, 1)
         at_least("evaluation.validation_per_task", self.validation_per_task, 1)
         at_least("evaluation.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What makes a run faster on some machines and changes no result beyond rounding.
+
+    compile: torch.compile of the denoiser. channels_last: memory layout of convolutions. fused: one optimiser kernel.
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    fused: bool = False
