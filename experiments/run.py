@@ -374,7 +374,7 @@ def planned(name: str, overrides: list[str]) -> list[Planned]:
             kept = tuple(without(run, ["seed"]))
             if kept not in known:
                 known[kept] = composed(list(kept), with_hydra=True)
-            config = OmegaConf.masked_copy(known[kept], [k for k in known[kept] if k != "hydra"])
+            config = OmegaConf.masked_copy(known[kept], [str(k) for k in known[kept] if k != "hydra"])
             config.seed = next((yaml.safe_load(o.partition("=")[2]) for o in run if key(o) == "seed"), config.seed)
             plain = checked(config)
             sections(plain)
