@@ -2,7 +2,8 @@
 
     python experiments/convert_data.py data=folder data.edit=/pictures/edits out=/shards      -> /shards/edit/...
     python experiments/convert_data.py data=published need=caption out=s3://bucket/coco shard_mib=256
-    python experiments/convert_data.py index=/downloads/shards
+    python experiments/convert_data.py index=/downloads/shards                -> /downloads/shards/index.json
+    python experiments/convert_data.py index=hf://datasets/owner/name out=/indices/name
 
 Options of run.py, and: out, a folder or URL; need, one kind of record (all where it is not given); shard_mib, 128.
 Then: python experiments/run.py data=shards data.edit=/shards/edit
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> None:
     if "index" in given:
         from mtdiff.data.convert import write_index
 
-        print(f"{given['index']}/index.json: {counted(write_index(given['index']))}")
+        out = given.get("out", given["index"])
+        print(f"{out}/index.json: {counted(write_index(given['index'], out))}")
         return
     if "out" not in given:
         raise ValueError("out: has to be given, as out=<folder or URL>")

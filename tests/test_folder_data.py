@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from mtdiff.data.hub import Hub, Part
 from mtdiff.data.mixture import Mixture
 from mtdiff.data.pictures import Unreadable, opened, rgb, square
 from mtdiff.data.source import Need
-from mtdiff.data.table import held_out
+from mtdiff.data.table import Unavailable, held_out
 from mtdiff.data.tables import TableSource
 from mtdiff.tasks import Edit, Inpaint, SuperResolution, Task, TextToImage
 from mtdiff.types import SPLITS
@@ -231,8 +232,12 @@ def test_nothing_readable_ends_in_one_line(tmp_path: Path) -> None:
     for i in range(3):
         (folder / f"{i}.png").write_bytes(b"")
     source = TableSource(picture=Folder(str(folder), held_out=0.0))
-    with pytest.raises(ValueError, match=r"data\.picture=.*no readable row among 3 in 'train'"):
-        source.record("picture", "train", 0, rng())
+    mixture = Mixture(source, [SuperResolution()], [1.0])
+    for workers in (0, 1):
+        loader = DataLoader(mixture, sampler=range(3), batch_size=None, num_workers=workers)
+        with pytest.raises(Unavailable, match=r"^data\.picture=.*no readable row among 3 in 'train'$") as error:
+            next(iter(loader))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../b.png", "file:///etc/passwd", "..\\x.png"])
@@ -269,6 +274,20 @@ def test_a_folder_without_what_is_needed(tmp_path: Path, content: str | None, sa
     with pytest.raises(ValueError, match=said) as error:
         Mixture(TableSource(caption=str(tmp_path)), [TextToImage()], [1.0])
     assert "\n" not in str(error.value)
+
+
+def test_three_lines_of_yaml_are_a_data_set(tmp_path: Path) -> None:
+    """The example of docs/data.md, beside the shipped configurations."""
+    from hydra import compose, initialize_config_dir
+
+    configs = shutil.copytree(ROOT / "experiments" / "configs", tmp_path / "configs")
+    lines = (ROOT / "docs" / "data.md").read_text().split("```yaml\n# experiments/configs/data/mine.yaml\n")[1]
+    (configs / "data" / "mine.yaml").write_text(lines.split("```")[0])
+    with initialize_config_dir(str(configs), version_base=None):
+        data = compose("config", ["data=mine"]).data
+    assert data.edit == "/pictures/edits"
+    assert data._target_ == "mtdiff.data.tables.TableSource"
+    assert data.size == 64
 
 
 def test_a_missing_folder_is_named() -> None:
@@ -385,13 +404,16 @@ def test_check_data_says_what_to_mend(tmp_path: Path) -> None:
 
 def test_a_run_on_folders_for_all_four_tasks(tmp_path: Path) -> None:
     sets = [f"data.{need}={path}" for need, path in all_four(tmp_path / "sets", 24).items()]
-    (tmp_path / "sets" / "picture" / "5.png").write_bytes(b"nonsense")
+    for i in range(0, 24, 2):
+        (tmp_path / "sets" / "picture" / f"{i}.png").write_bytes(b"nonsense")
     options = ["training.steps=2", "training.batch_size=16", "training.workers=1", "evaluation.per_task=2"]
     options += ["evaluation.baselines=false", "evaluation.validation_per_task=1", "sampling.steps=1"]
     options += ["training.sample_every=null", "trainer.accelerator=cpu", "progress=false", f"run_dir={tmp_path}/run"]
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "data=folder", *sets, *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped (1 so far): not a picture" in done.stderr + done.stdout
+    assert "unreadable rows of picture/train were replaced" in done.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], result["data"], result["steps"]) == ("complete", "folder", 2)
     assert {r["task"] for r in result["rows"]} == {"text_to_image", "edit", "super_resolution", "inpaint"}

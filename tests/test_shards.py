@@ -27,6 +27,7 @@ from mtdiff.data.mixture import Mixture, RunningBatchSampler
 from mtdiff.data.pictures import opened, rgb
 from mtdiff.data.shards import Shards, starts_of
 from mtdiff.data.source import Need
+from mtdiff.data.table import Unavailable
 from mtdiff.data.tables import WINDOW, TableSource
 from mtdiff.tasks import Edit, TextToImage
 from mtdiff.types import SPLITS, Batch, Split
@@ -104,6 +105,9 @@ def test_shards_of_others_are_indexed(tmp_path: Path) -> None:
     assert write_index(str(tmp_path)) == {"train": 10, "validation": 0, "test": 0}
     table = Shards(str(tmp_path), held_out=0.0)
     assert list(table.runs("train")) == [4, 4, 2]
+    elsewhere = str(tmp_path / "elsewhere")
+    write_index(str(tmp_path), elsewhere)
+    assert Shards(str(tmp_path), held_out=0.0, index=elsewhere).row("train", 9) == table.row("train", 9)
     for i in range(10):
         row = table.row("train", i).columns
         assert row["caption"] == f"picture {i}"
@@ -251,7 +255,7 @@ def test_a_connection_that_fails_is_tried_again(tmp_path: Path, memory: str, mon
     monkeypatch.setattr(Unsteady, "failures", 2)
     assert table.row("train", 0) == Shards(memory).row("train", 0)
     monkeypatch.setattr(Unsteady, "failures", 3)
-    with pytest.raises(ValueError, match=r"cannot be read \(connection reset\)"):
+    with pytest.raises(Unavailable, match=r"cannot be read \(connection reset\)"):
         table.row("train", 0)
 
 

@@ -138,12 +138,13 @@ def _tar(batch: Sequence[dict[str, bytes]], first: int) -> tuple[bytes, list[int
     return buffer.getvalue(), starts_of("shard", BytesIO(buffer.getvalue()))
 
 
-def write_index(url: str) -> dict[str, int]:
-    """`index.json` beside tars that have none; samples by split."""
+def write_index(url: str, out: str | None = None) -> dict[str, int]:
+    """`index.json` for tars that have none, beside them or in the folder `out`; samples by split."""
     content = indexed(url)
     try:
-        fs, root = fsspec.url_to_fs(url.rstrip("/"))
+        fs, root = fsspec.url_to_fs((out or url).rstrip("/"))
+        fs.makedirs(root, exist_ok=True)
         fs.pipe_file(f"{root}/{INDEX}", json.dumps(content).encode())
-    except OSError as error:
-        raise ValueError(f"index={url}: cannot be written ({error.strerror or error})") from None
+    except (OSError, ImportError) as error:
+        raise ValueError(f"{out or url}/{INDEX}: cannot be written ({error})") from None
     return {s: sum(len(p["starts"]) - 1 for p in content["splits"].get(s, [])) for s in SPLITS}

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, or saved by `datasets`, through that library; never their code.
 
-Downloaded and memory-mapped once, then addressed by row. To train without a download of everything, convert to shards
-(`experiments/convert_data.py`, which streams) and read those.
+Downloaded and memory-mapped once, then addressed by row. What is read without a download is shards (`shards`), of which
+there are some on the hub too: `hf://datasets/owner/name`.
 """
 
 import re
@@ -132,14 +132,6 @@ def loaded(repository: str, revision: str | None, config: str | None) -> dict[st
             data = datasets.load_dataset(repository, config, revision=revision)
     splits = data if isinstance(data, dict) else {"train": data}
     return {name: undecoded(rows) for name, rows in splits.items()}
-
-
-def streamed(repository: str, split: str, revision: str | None, config: str | None) -> Iterator[dict[str, Any]]:
-    """Rows of one split in their order, downloaded as they are needed; for converting."""
-    datasets = _library()
-    with _explained(repository, revision):
-        data = datasets.load_dataset(repository, config, split=split, revision=revision, streaming=True)
-        yield from undecoded(data)
 
 
 def undecoded(rows: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtdiff.data.pictures import Unreadable
-from mtdiff.data.table import Row, Table, held_out, split_named
+from mtdiff.data.table import Row, Table, Unavailable, held_out, split_named
 from mtdiff.types import SPLITS, Split
 
 INDEX = "index.json"
@@ -36,31 +36,44 @@ MAKE = "make it with: python experiments/convert_data.py index="
 
 
 class Shards(Table):
-    """url: a folder or URL with `index.json` and the tar files that it names.
+    """url: a folder or URL with the tar files that `index.json` names.
 
+    index: the folder or URL with `index.json`; null: it lies with the shards.
     copy_to: a local folder that takes a copy of every shard when it is first read; null: range requests (streaming).
     held_out: share of samples taken from training for validation and for test, where these are missing.
     """
 
     def __init__(
-        self, url: str, copy_to: str | None = None, columns: Mapping[str, str] | None = None, held_out: float = 0.05
+        self,
+        url: str,
+        copy_to: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        held_out: float = 0.05,
+        index: str | None = None,
     ) -> None:
         super().__init__(url, columns)
         self.url, self.copy_to = url.rstrip("/"), None if copy_to is None else Path(copy_to)
-        content = read_index(self.url)
+        content = read_index((index or url).rstrip("/"))
         shards = [(split, shard) for split in SPLITS for shard in content.get(split, [])]
         self.files = [shard["file"] for _, shard in shards]
         self.bytes = [shard["bytes"] for _, shard in shards]
         self.starts = [np.array(shard["starts"], np.int64) for _, shard in shards]
         check_sizes(self.url, dict(zip(self.files, self.bytes, strict=True)))
         self._rows = self._divided([split for split, _ in shards], held_out)
-        self._names = {s: self.row(s, 0).columns for s in SPLITS if self.size(s)}
+        self._names = {s: self._first(s) for s in SPLITS if self.size(s)}
 
     def size(self, split: Split) -> int:
         return len(self._rows[split])
 
     def names(self, split: Split) -> Sequence[str]:
-        return list(self._names[split])
+        return self._names[split]
+
+    def _first(self, split: Split) -> list[str]:
+        """Columns of the first row of a split."""
+        try:
+            return list(self.row(split, 0).columns)
+        except Unavailable as error:
+            raise ValueError(str(error)) from None
 
     def runs(self, split: Split) -> Sequence[int]:
         shards = self._rows[split][:, 0]
@@ -73,9 +86,9 @@ class Shards(Table):
         try:
             members = list(_members(data))
         except (tarfile.TarError, EOFError) as error:
-            raise ValueError(f"{self.url}/{self.files[shard]}: broken shard at sample {number} ({error})") from None
+            raise Unavailable(f"{self.url}/{self.files[shard]}: broken shard at sample {number} ({error})") from None
         if len({_split_key(name)[0] for name, _ in members}) != 1:
-            raise ValueError(f"{self.url}/{self.files[shard]}: not the shard of its index at sample {number}")
+            raise Unavailable(f"{self.url}/{self.files[shard]}: not the shard of its index at sample {number}")
         return Row(f"{self.files[shard]}/{_split_key(members[0][0])[0]}", columns(members))
 
     def _range(self, shard: int, start: int, end: int) -> bytes:
@@ -92,7 +105,7 @@ class Shards(Table):
                 reason = " ".join(str(error).split())[:120]
             if attempt + 1 < ATTEMPTS:
                 time.sleep(PAUSE * 2**attempt)
-        raise ValueError(f"{url}: bytes {start} to {end} cannot be read ({reason})")
+        raise Unavailable(f"{url}: bytes {start} to {end} cannot be read ({reason})")
 
     def _copied(self, shard: int) -> str:
         """Path of the local copy, made where it is missing; several processes may do so at once."""
@@ -107,7 +120,7 @@ class Shards(Table):
                 part.replace(path)
             except OSError as error:
                 part.unlink(missing_ok=True)
-                raise ValueError(f"{path}: cannot be copied from {self.url} ({error.strerror or error})") from None
+                raise Unavailable(f"{path}: cannot be copied from {self.url} ({error.strerror or error})") from None
         return str(path)
 
     def _divided(self, own: Sequence[Split], share: float) -> dict[Split, NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mtdiff.data.pictures import Unreadable
+from mtdiff.folder import RunError
 from mtdiff.types import SPLITS, Split
 
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -36,6 +37,16 @@ class Row:
     columns: Mapping[str, Any]
 
 
+class Unavailable(RunError):
+    """The data cannot be read on: a connection, a disk or a shard has broken in the middle of a run.
+
+    From a loader process it comes with that process's traceback before it; its last line says it all.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.Unavailable: "))
+
+
 class Table(ABC):
     """name: where it lies, for messages. roles: columns chosen for some of ROLES, over the ones that are tried."""
 
@@ -55,7 +66,7 @@ class Table(ABC):
 
     @abstractmethod
     def row(self, split: Split, index: int) -> Row:
-        """Unreadable where this row cannot be used; ValueError where the table is broken."""
+        """Unreadable where this row cannot be used; Unavailable where no row can."""
 
     def runs(self, split: Split) -> Sequence[int]:
         """Sizes of the parts that lie together, in order; an epoch keeps near to them. One part unless it matters."""

@@ -21,7 +21,7 @@ from mtdiff.data.hub import Hub, is_saved
 from mtdiff.data.pictures import MAX_PIXELS, Unreadable, opened, rgb, square
 from mtdiff.data.shards import INDEX, Shards
 from mtdiff.data.source import Need, Source
-from mtdiff.data.table import Row, Table, text_of
+from mtdiff.data.table import Row, Table, Unavailable, text_of
 from mtdiff.types import SPLITS, Record, Split
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,8 @@ class TableSource(Source):
                 return self.made(need, split, row, rng)
             except Unreadable as error:
                 self._skip(need, split, place, error)
-        raise ValueError(
-            f"data.{need}={self.tables[need].name}: no readable row among {min(TRIES, count)} in {split!r}"
-        )
+        name, tried = self.tables[need].name, min(TRIES, count)
+        raise Unavailable(f"data.{need}={name}: no readable row among {tried} in {split!r}")
 
     def skipped(self) -> dict[str, int]:
         """Distinct rows that were unreadable so far, in this process and its loaders: `need/split` -> count."""
