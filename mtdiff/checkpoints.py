@@ -9,7 +9,6 @@ import os
 import pickle
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,7 +73,7 @@ class WholeFiles(CheckpointIO):
         temporary = path.with_name(f".{path.name}.tmp")
         self.failure = None
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 hashing = Hashing(file)
                 torch.save(checkpoint, hashing)  # type: ignore[arg-type]
@@ -111,6 +110,15 @@ def whole(path: Path) -> bool:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
     return path.stem.rpartition("-")[2] == found
+
+
+def place(folder: Path) -> tuple[int, int] | None:
+    """Which folder this is, whatever its name: None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def step_of(path: Path) -> int:
@@ -177,18 +185,20 @@ def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
 class Checkpoints(Callback):
     """Saves between two optimiser steps, when all that belongs to the last one (validation, rows, pictures) is done.
 
-    Every `every` steps, at the end of training, and when a signal asks the run to end. Has to be the first callback:
-    what others do when a batch starts belongs to the next step.
+    Every `every` steps, at the end of training, when a signal asks the run to end, and when the run's folder is gone:
+    then it is made again, and the run ends. Has to be the first callback: what others do when a batch starts belongs
+    to the next step.
     """
 
-    def __init__(self, folder: Path, every: int | None, signals: Signals, clock: Callable[[], float] = time.monotonic):
-        self.folder, self.every, self.signals, self.clock = folder, every, signals, clock
-        self._step, self._spent, self._began = 0, 0.0, clock()
+    def __init__(self, folder: Path, every: int | None, signals: Signals) -> None:
+        self.folder, self.every, self.signals = folder, every, signals
+        self._step, self._spent, self._began = 0, 0.0, time.monotonic()
         self._random: list[dict[str, Any]] | None = None
+        self._place = place(folder.parent)
 
     def seconds(self) -> float:
         """Spent in training, by the processes before this one too."""
-        return self._spent + self.clock() - self._began
+        return self._spent + time.monotonic() - self._began
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
@@ -202,36 +212,45 @@ class Checkpoints(Callback):
         if trainer.global_step == self._step:  # in the middle of an accumulation
             return
         self._step = trainer.global_step
-        asked = self.asked(trainer)
-        if asked or (self.every is not None and self._step % self.every == 0):
+        ends = self.ends(trainer)
+        if ends or (self.every is not None and self._step % self.every == 0):
             self.save(trainer)
-        if asked:
-            raise self.signals.interruption()
+        if ends:
+            raise self.reason()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if self.every is not None:
+        ends = self.ends(trainer)
+        if ends or self.every is not None:
             self.save(trainer)
-        self.signals.patient = False
-        if self.asked(trainer):
-            raise self.signals.interruption()
-
-    def asked(self, trainer: lightning.Trainer) -> bool:
-        """Whether any rank has been asked to end."""
-        return trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
+        if ends:
+            raise self.reason()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         self.signals.patient = False
 
+    def ends(self, trainer: lightning.Trainer) -> bool:
+        """Whether any rank has been asked to end, or has lost the folder."""
+        own = self.signals.received is not None or self.lost()
+        return trainer.strategy.reduce_boolean_decision(own, all=False)
+
+    def lost(self) -> bool:
+        return place(self.folder.parent) != self._place
+
+    def reason(self) -> BaseException:
+        if self.lost():
+            folder = self.folder.parent
+            return RunError(
+                f"{folder} vanished; step {self._step} is kept in a new one, where the same command goes on"
+            )
+        return self.signals.interruption()
+
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write one, let go of the oldest. A full disk costs this checkpoint alone; a vanished folder ends the run."""
-        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(path)
-        if not trainer.is_global_zero:
-            return
+        """Write one, let go of the oldest. A disk that is full costs this checkpoint alone."""
         io = trainer.strategy.checkpoint_io
         assert isinstance(io, WholeFiles)
-        if not self.folder.parent.exists():
-            raise RunError(f"{self.folder.parent}: the run's folder vanished (found at step {trainer.global_step})")
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+        if not trainer.is_global_zero:
+            return
         if io.failure is None:
             prune(self.folder)
             return
@@ -245,7 +264,7 @@ class Checkpoints(Callback):
         return {"seconds": self.seconds(), "random": of_all_ranks(random_state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._spent, self._began = state_dict["seconds"], self.clock()
+        self._spent, self._began = state_dict["seconds"], time.monotonic()
         self._random = state_dict["random"]
 
 

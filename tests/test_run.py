@@ -44,7 +44,8 @@ def test_run_folder_holds_what_it_promises(finished: tuple[Path, str]) -> None:
     for task in TASKS:
         assert (folder / "samples" / f"{task}.png").exists()
         assert (folder / "samples" / "training" / f"{task}-000004.png").exists()
-    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert [p.name.split("-")[1] for p in sorted((folder / "checkpoints").iterdir())] == ["00000002", "00000004"]
+    assert not (folder / ".lock").exists()
     assert str(folder / "result.json").rsplit("/", 1)[1] in said
     assert "samples" in said
 
