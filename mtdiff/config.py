@@ -128,11 +128,27 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
 
 def signature(dotted: str, key: str = "") -> Iterator[Argument]:
     """Arguments of a function, of a class's `__init__`, or the fields of a dataclass, read from its source."""
-    found = definition(dotted)
+    found, module = definition(dotted), dotted.rpartition(".")[0]
     if found is None:
         raise ConfigError(f"{key}._target_={shown(dotted)}: no such class or function")
+    yield from inherited(found, module)
     for argument in arguments_of(found):
-        yield replace(argument, annotation=unaliased(argument.annotation, definitions(dotted.rpartition(".")[0])))
+        yield replace(argument, annotation=unaliased(argument.annotation, definitions(module)))
+
+
+def inherited(found: ast.ClassDef | ast.FunctionDef, module: str) -> Iterator[Argument]:
+    """Arguments of the constructor of a base class, for a class that adds nothing to them."""
+    if isinstance(found, ast.FunctionDef) or list(arguments_of(found)) or has_init(found):
+        return
+    for base in found.bases:
+        dotted = named(base, module)
+        if dotted.split(".")[0] in (*PACKAGES, module.split(".")[0]) and isinstance(definition(dotted), ast.ClassDef):
+            yield from signature(dotted)
+            return
+
+
+def has_init(found: ast.ClassDef) -> bool:
+    return any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in found.body)
 
 
 def definition(dotted: str) -> ast.ClassDef | ast.FunctionDef | None:

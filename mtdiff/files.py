@@ -100,7 +100,11 @@ def read_yaml(path: Path, most: int = MEGABYTE // 4) -> Any:
 
     text = read_text(path, "YAML", most)
     try:
+        depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # here, since the parser's time grows with the square of the depth
+                raise RecursionError
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"alias *{event.anchor}: expected plain values")
             if getattr(event, "tag", None) is not None:
@@ -153,15 +157,17 @@ def read_picture(key: str, path: str | Path) -> "Image.Image":
     """A picture file as RGBA. Its size is read off the header, before anything is decoded."""
     from PIL import Image
 
+    key = f"{key}={shown(path)}"
+    if not Path(path).is_file():
+        raise ValueError(f"{key}: no such file")
     try:
-        if not Path(path).is_file():
-            raise ValueError(f"{key}={shown(path)}: no such file")
-        with Image.open(path, formats=FORMATS) as picture:
-            return rgba(f"{key}={shown(path)}", picture)
+        opened = Image.open(path, formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{key}={shown(path)}: no picture, expected one of {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{key}={shown(path)}: no readable picture ({reason(error)})") from None
+        raise ValueError(f"{key}: no picture, expected one of {', '.join(FORMATS)}") from None
+    except Exception as error:  # a decoder raises whatever its own reading of broken bytes runs into
+        raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
+    with opened:
+        return rgba(key, opened)
 
 
 def rgba(key: str, picture: "Image.Image") -> "Image.Image":
@@ -169,15 +175,16 @@ def rgba(key: str, picture: "Image.Image") -> "Image.Image":
     width, height = picture.size
     if width * height > PIXELS or min(width, height) < 1:
         raise ValueError(f"{key}: {width} x {height} pixels, expected at least 1 and at most {PIXELS} in all")
-    several = getattr(picture, "n_frames", 1) > 1  # an attribute of those formats alone that can hold several
-    if several and picture.format != "MPO":  # a photo with its own thumbnails
-        raise ValueError(f"{key}: {picture.n_frames} pictures in one file, expected a single one")  # type: ignore[attr-defined]
     if picture.mode not in MODES:
         raise ValueError(f"{key}: pixels of mode {picture.mode}, expected 8 bits a channel ({', '.join(MODES)})")
     try:
-        return picture.convert("RGBA")
-    except Exception as error:  # a decoder raises whatever its own reading of broken bytes runs into
+        several = getattr(picture, "n_frames", 1)  # an attribute of those formats alone that can hold several
+        decoded = picture.convert("RGBA")
+    except Exception as error:  # as above
         raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
+    if several > 1 and picture.format != "MPO":  # a photo with its own thumbnails
+        raise ValueError(f"{key}: {several} pictures in one file, expected a single one")
+    return decoded
 
 
 # Writing
