@@ -19,7 +19,7 @@ from mtdiff.settings import Sampling
 
 KEYS = {"method": dict, "backbone": dict, "task": dict, "tasks": list, "sampling": dict}
 IDENTITY = ("method", "backbone", "task", "tasks")
-BUILT_IN = ("nano", "random", "meta")  # weights that are no file and no download
+BUILT_IN = ("nano", "nano_dit", "random", "meta")  # weights that are no file and no download
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LARGEST = {"layers": 256, "": 1_000_000}

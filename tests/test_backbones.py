@@ -239,6 +239,33 @@ def test_classes_by_name_by_number_and_by_hash(tmp_path: Path) -> None:
     assert label_dit.load(str(tmp_path), size=16, other="null").embed(["make it red"]).extra["label"].item() == 10
 
 
+def test_a_new_label_transformer_starts_as_dit_does(tmp_path: Path) -> None:
+    """Blocks that do nothing and a prediction of zero, around the autoencoder that is there."""
+    pipeline(tiny_label(seed=1)).save_pretrained(tmp_path)
+    made = label_dit.load(str(tmp_path), size=16, scratch=True, architecture=label_architecture())
+    assert same(made.vae.state_dict(), tiny_label(seed=1).vae.state_dict())
+    noisy, t, condition = inputs(made, [0, 1])
+    with torch.no_grad():
+        assert not made.predict(noisy, t, condition).any()
+        x = torch.randn(2, 16, 16)
+        label = condition.extra["label"]
+        assert torch.equal(made.denoiser.transformer_blocks[0](x, timestep=t, class_labels=label), x)
+    assert made.denoiser.pos_embed.proj.weight.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675)]
+)
+def test_sizes_of_dit(preset: Any, millions: int) -> None:
+    """Published parameters, where the embedding of time and class is there once and not in every block."""
+    given = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["backbone"]["architecture"]
+    net = label_dit.load("meta", preset=preset, architecture=given).denoiser
+    again = sum(p.numel() for block in list(net.transformer_blocks)[1:] for p in block.norm1.emb.parameters())
+    assert round((sum(p.numel() for p in net.parameters()) - again) / 1e6) == pytest.approx(millions, abs=1)
+    with pytest.raises(ValueError, match=r"^backbone.preset=DiT-S/2: only with"):
+        label_dit.load("any/model", preset="DiT-S/2", architecture=given)
+
+
 # Prediction
 
 

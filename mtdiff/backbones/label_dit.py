@@ -35,6 +35,13 @@ from mtdiff.backbones.stable_diffusion import transformer_block_sites
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Condition, Text
 
+PRESETS = {  # layers, heads, channels of a head
+    "DiT-S/2": (12, 6, 64),
+    "DiT-B/2": (12, 12, 64),
+    "DiT-L/2": (24, 16, 64),
+    "DiT-XL/2": (28, 16, 72),
+}
+
 
 class LabelTransformer(DiTTransformer2DModel):
     """diffusers' DiT for pictures of any shape, whose first block may stand inside another module."""
@@ -132,6 +139,8 @@ def load(
     attention: Literal["fused", "plain"] = "fused",
     other: Literal["hash", "null"] = "hash",
     pickled: bool = False,
+    scratch: bool = False,
+    preset: Literal["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"] | None = None,
     architecture: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> LabelDiT:
@@ -140,13 +149,57 @@ def load(
     weights: a folder in diffusers format, a hub repository (pin it with `revision`), `random` (drawn from `seed`) or
     `meta` (shapes only); the last two are built from `architecture`.
     pickled: read weights that are there as a pickle alone (torch's `weights_only`), as in the authors' repository.
+    scratch: with a new transformer of `architecture`, started as DiT's. preset: its size, over the architecture's.
     """
+    architecture = sized(architecture or {}, preset)
     if weights in ("random", "meta"):
-        parts = build(dict(architecture or {}), "meta" if weights == "meta" else "cpu", seed)
+        parts = build(architecture, "meta" if weights == "meta" else "cpu", seed)
         return LabelDiT(**parts, size=size, attention=attention, other=other)
-    parts = {"transformer": LabelTransformer, "vae": AutoencoderKL, "scheduler": DDIMScheduler}
-    made = read_parts(weights, revision, parts, pickled)
+    wanted: dict[str, Any] = {"vae": AutoencoderKL, "scheduler": DDIMScheduler}
+    if scratch:
+        made = read_parts(weights, revision, wanted, pickled)
+        with drawing("cpu", seed):
+            made["transformer"] = started(network(LabelTransformer, "transformer", architecture["transformer"]))
+    elif preset is not None:
+        raise ValueError(f"backbone.preset={preset}: only with backbone.scratch=true, or weights=random or meta")
+    else:
+        made = read_parts(weights, revision, {"transformer": LabelTransformer, **wanted}, pickled)
     return LabelDiT(**made, size=size, attention=attention, other=other, labels=label_names(weights, revision))
+
+
+def sized(architecture: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+    """The architecture with the transformer's layers and width of a preset (table 1 of 2212.09748)."""
+    if preset is None:
+        return dict(architecture)
+    if preset not in PRESETS:
+        raise ValueError(f"backbone.preset={preset}: expected one of {', '.join(PRESETS)}")
+    layers, heads, width = PRESETS[preset]
+    size = {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width, "patch_size": 2}
+    return {**architecture, "transformer": {**architecture.get("transformer", {}), **size}}
+
+
+@torch.no_grad()
+def started(network: LabelTransformer) -> LabelTransformer:
+    """DiT's own start: every block is the identity (adaLN-Zero), and the first prediction is zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, CombinedTimestepLabelEmbeddings):
+            nn.init.normal_(module.class_embedder.embedding_table.weight, std=0.02)
+            for layer in (module.timestep_embedder.linear_1, module.timestep_embedder.linear_2):
+                nn.init.normal_(layer.weight, std=0.02)
+    nn.init.xavier_uniform_(network.pos_embed.proj.weight.flatten(1))
+    nn.init.zeros_(network.pos_embed.proj.bias)
+    for layer in (
+        *(block.norm1.linear for block in network.transformer_blocks),
+        network.proj_out_1,
+        network.proj_out_2,
+    ):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return network
 
 
 def label_names(weights: str, revision: str | None) -> dict[str, int]:
