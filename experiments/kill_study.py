@@ -1,7 +1,7 @@
 """Kill runs at random moments (SIGKILL), give the same command again, and compare the ends with runs never killed.
 
-    python experiments/kill_study.py out=kills.json              25 kills over six methods, each command as a user gives it
-    python experiments/kill_study.py kills=3 methods=mtu warm=true              the short form, which the tests run
+    python experiments/kill_study.py out=kills.json                    25 kills over six methods, of real commands
+    python experiments/kill_study.py kills=2 methods=mtu warm=true     the short form, which the tests run
 
 A moment lies between a run's claim of its folder and its end, drawn evenly from that span of an uninterrupted run; so
 training, saving, validation and evaluation are hit in proportion to their time. Equal are `adapter.safetensors`,

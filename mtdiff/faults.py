@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mtdiff.folder import RunError
 from mtdiff.module import Draws, MultiTaskModule
+from mtdiff.parallel import whole
 from mtdiff.results import write_atomically
 from mtdiff.types import Batch
 
@@ -61,7 +62,7 @@ class Finite(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         precision = trainer.precision_plugin
         if not (isinstance(precision, MixedPrecision) and precision.scaler is not None) and gradients:
-            finite = finite & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+            finite = finite & torch.isfinite(whole(torch.nn.utils.get_total_norm(gradients)))
         if trainer.strategy.reduce_boolean_decision(bool(finite)):  # the one wait for the device in a step
             return
         self.fault(trainer, pl_module)
@@ -69,7 +70,8 @@ class Finite(Callback):
     def fault(self, trainer: lightning.Trainer, module: MultiTaskModule) -> None:
         step = trainer.global_step + 1
         wrong = [p for p in self._parts if p.loss is not None and not torch.isfinite(p.loss)]
-        about, where = describe(module, wrong or self._parts, "loss" if wrong else "gradient")
+        with trainer.precision_plugin.train_step_context():
+            about, where = describe(module, wrong or self._parts, "loss" if wrong else "gradient")
         said = f"step {step}: the {about['what']} is not finite ({where})"
         if self.skipped < MOST:
             name = f"step-{step}" + (f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else "")
@@ -107,7 +109,8 @@ def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple
         )
     ]
     bad = [e for e, error in zip(examples, errors, strict=True) if error - error != 0]
-    names = [k for k, p in module.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    gradients = ((k, whole(p.grad)) for k, p in module.named_parameters() if p.grad is not None)
+    names = [k for k, gradient in gradients if not torch.isfinite(gradient).all()]
     where = [f"{e['task']} {e['key']} at t={e['t']}" for e in bad] or [f"of {name}" for name in names[:1]]
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     about = {"what": what, "parameters": names[:NAMED], "parameters_in_all": len(names), "examples": examples}

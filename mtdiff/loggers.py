@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mtdiff.results import write_atomically
 
 log = logging.getLogger(__name__)
+HURRY = 5.0  # seconds
 
 
 class Rows(Logger):
@@ -86,13 +87,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
-    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(complete))]
+    rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(io.StringIO(complete))]
+    return [row for row in rows if row.get("step", "").isdecimal()]
 
 
 class Background(Logger):
     """Another logger in a thread of its own: a service that stalls or cannot be reached costs its rows, not the run.
 
-    make: starts it, in the thread. finish: ends it. patience: seconds to wait for it at the end. most: rows that wait.
+    make: starts it, in the thread. finish: ends it. patience: seconds to wait for it at the end, at most `HURRY` where
+    the run is cut off. most: rows that wait.
     """
 
     def __init__(
@@ -141,9 +144,10 @@ class Background(Logger):
     def finalize(self, status: str) -> None:
         if self._thread is None:
             return
-        end = time.monotonic() + self.patience
+        patience = self.patience if status == "success" else min(self.patience, HURRY)
+        end = time.monotonic() + patience
         try:
-            self._waiting.put(None, timeout=self.patience if self._thread.is_alive() else 0.001)
+            self._waiting.put(None, timeout=patience if self._thread.is_alive() else 0.001)
         except queue.Full:
             self.lost += 1
         self._thread.join(max(0.0, end - time.monotonic()))
