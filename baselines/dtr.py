@@ -10,6 +10,7 @@ the task-wise input convolution, the same as MTU's. No parameter is added, and n
 Not given in the paper, decided here:
 - a UNet is masked at the entrance of the residual branch of every convolution block and of every transformer;
   shortcuts, skip connections, up- and down-sampling stay whole;
+- where text and picture share a block, the picture's stream is masked and the text's stays whole;
 - `routing="task"` (ours) spreads the windows evenly over the tasks; `task_timestep` (ours) lets the timestep's window
   slide within the task's, so its width is floor(beta floor(beta C));
 - a flow's real time t in (0, T] counts as timestep ceil(t) - 1;
@@ -122,12 +123,17 @@ class Masked(nn.Module):
         scores = scrambled(scrambled(scrambled(place) + channel) + self.number)  # (B, C)
         return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(self.width, 1).indices, True)
 
-    def forward(self, z: Tensor, *args: Any, **options: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+        """hidden_states: z, by the name that diffusers' blocks give it. A joint block returns text and z."""
+        z = hidden_states
         m = self.mask(self.routing.task, self.routing.t).to(z.dtype)
         m = m[:, :, None, None] if z.dim() == 4 else m[:, None]
+        out = self.block(m * z, *args, **options)
         if self.branch:
-            return self.block(m * z, *args, **options)
-        return z * (1 - m) + self.block(m * z, *args, **options)
+            return out
+        if isinstance(out, tuple):
+            return (*out[:-1], z * (1 - m) + out[-1])
+        return z * (1 - m) + out
 
 
 def scrambled(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Trained: everything, or the `parts` named (MTU's motivation compares them), alwa
 The paper describes no jointly fine-tuned network; where u enters is decided here.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -40,9 +41,9 @@ class Finetune(Method):
             for place in places:
                 place.requires_grad_(True)
         if self.task_embedding and len(tasks) > 1:
-            site = time_site(backbone)
-            assert isinstance(site.module, nn.Linear)
-            site.replace(TaskBias(site.module, len(tasks), routing))
+            for site in time_sites(backbone):
+                assert isinstance(site.module, nn.Linear)
+                site.replace(TaskBias(site.module, len(tasks), routing))
         backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
@@ -50,17 +51,26 @@ class Finetune(Method):
         return [*super().task_parameters(backbone), *biases]
 
     def fold(self, backbone: Backbone, task: int) -> None:
-        if self.task_embedding and isinstance((site := time_site(backbone)).module, TaskBias):
-            site.replace(site.module.fold(task))
+        for site in time_sites(backbone) if self.task_embedding else []:
+            if isinstance(site.module, TaskBias):
+                site.replace(site.module.fold(task))
         fold_input(backbone, task)
 
 
-def time_site(backbone: Backbone) -> Site:
-    """The last product of the time embedding: the first `TimestepEmbedding` of a diffusers network."""
-    for name, module in backbone.denoiser.named_modules():
-        if isinstance(module, TimestepEmbedding):
-            return Site(f"{name}.linear_2", module, "linear_2", module.linear_2.weight.shape[1])
-    raise ValueError(f"method.task_embedding: {type(backbone.denoiser).__name__} has no time embedding to add it to")
+def time_sites(backbone: Backbone) -> list[Site]:
+    """The last product of the time embedding: the first `TimestepEmbedding` of a diffusers network.
+
+    Where that one belongs to a block (DiT's), every block has its own.
+    """
+    found = [(name, m) for name, m in backbone.denoiser.named_modules() if isinstance(m, TimestepEmbedding)]
+    if not found:
+        raise ValueError(f"method.task_embedding: {type(backbone.denoiser).__name__} has no time embedding")
+    pattern = re.sub(r"[0-9]+", "[0-9]+", found[0][0])
+    return [
+        Site(f"{name}.linear_2", module, "linear_2", module.linear_2.weight.shape[1])
+        for name, module in found
+        if re.fullmatch(pattern, name)
+    ]
 
 
 class TaskBias(nn.Module):

@@ -17,7 +17,8 @@ from mtdiff.backbones.base import Backbone
 from mtdiff.methods.base import Method, fold_input
 from mtdiff.routing import Routing
 
-KEYS_AND_VALUES = ("to_k", "to_v")  # diffusers' names in every attention layer
+# diffusers' names in every attention layer, and of the text's own keys and values in joint attention
+KEYS_AND_VALUES = ("to_k", "to_v", "add_k_proj", "add_v_proj")
 
 
 class IA3(Method):

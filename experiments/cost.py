@@ -16,7 +16,7 @@ All others are those of experiments/run.py: backbone, method, tasks, task, sampl
 import json
 import multiprocessing
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -28,6 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from run import CONFIGS, checked, composed, groups, guarded, sections, single_runs
 
 from mtdiff.config import ConfigError, check_arguments, construct, signature
+from mtdiff.files import check_folder
 from mtdiff.provenance import device_name, versions
 from mtdiff.results import write_atomically
 
@@ -38,27 +39,30 @@ MEASURING = "mtdiff.metrics.cost.Measuring"
 # 1. The command line
 
 
-def split(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """This script's own options by name, and the overrides that are run.py's."""
-    measuring = list(signature(MEASURING))
-    names = {*OWN, *(a.name for a in measuring)}
+def split(
+    arguments: list[str], settings: str = MEASURING, further: Sequence[str] = OWN
+) -> tuple[dict[str, Any], list[str]]:
+    """A script's own options by name, and the overrides that are run.py's. settings: the class that has the former."""
+    known = list(signature(settings))
+    names = {*further, *(a.name for a in known)}
     own, rest = {}, []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and key in names:
-            own[key] = yaml.safe_load(value)
+            try:
+                own[key] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise ConfigError(f"{argument}: expected a plain value") from None
         else:
             rest.append(argument)
-    check_arguments("cost", measuring, {k: v for k, v in own.items() if k not in OWN})
-    if not isinstance(own.get("latency", False), bool):
-        raise ConfigError(f"latency={own['latency']}: expected true or false")
+    check_arguments(Path(sys.argv[0]).stem, known, {k: v for k, v in own.items() if k not in further})
     return own, rest
 
 
 def configured(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """run.py's checked configuration, and the chosen backbone and method by name."""
     if len(single_runs(overrides)) > 1:
-        raise ConfigError("cost.py answers for one configuration at a time; expected one value an option")
+        raise ConfigError("one configuration at a time; expected one value an option")
     with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
         plain = checked(composed(overrides))
     sections(plain)
@@ -110,7 +114,6 @@ def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, An
     served = len(plain["task"])
     dearest = max(steps, key=lambda name: steps[name].total)
     blank = {"latency_ms": {"median": None, "p95": None}, "peak_memory_mb": None}
-    own = cost.adapter_mb(denoiser)
     return {
         "schema": 1,
         **{k: chosen[k] for k in ("backbone", "method")},
@@ -126,11 +129,7 @@ def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, An
         "dearest_task": dearest,
         "per_step": {name: flops.named() for name, flops in steps.items()},
         "per_picture": pictures,
-        "disk_mb": {
-            "base": 4 * parameters / 1e6,
-            "adapter": own,
-            "adapters_for_all_tasks": own * cost.runs(denoiser, served),
-        },
+        "disk_mb": cost.disk_mb(denoiser, parameters, served),
         "measured": None,
         "versions": versions(),
     }
@@ -173,8 +172,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"parameters      base {base['parameters'] / 1e6:.1f}M, model {params['total'] / 1e6:.1f}M, trained "
         f"{params['trainable'] / 1e6:.1f}M, for {len(found['tasks_served'])} tasks "
         f"{params['total_for_all_tasks'] / 1e6:.1f}M",
-        f"disk            base {disk['base']:.1f} MB, what training made {disk['adapter']:.1f} MB "
-        f"(all tasks {disk['adapters_for_all_tasks']:.1f} MB), float32",
+        f"disk, float16   base {disk['base_float16']:.1f} MB, what training made {disk['adapter_float16']:.1f} MB, "
+        f"shipped for all tasks {disk['shipped_float16']:.1f} MB; autoencoder and text {disk['around_float16']:.1f} MB",
         f"a step          base {tera(base)}, model {tera(cost)} ({cost['flops'] / base['flops'] - 1:+.1%}), "
         f"dearest task {found['dearest_task']}",
     ]
@@ -199,6 +198,10 @@ def tera(flops: Mapping[str, int]) -> str:
 
 def main(arguments: list[str]) -> None:
     own, overrides = split(arguments)
+    if own.get("out") is not None:
+        check_folder("out", Path(str(own["out"])).parent)
+    if not isinstance(own.get("latency", False), bool):
+        raise ConfigError(f"latency={own['latency']}: expected true or false")
     plain, chosen = configured(overrides)
     options = {k: v for k, v in own.items() if k not in OWN}
     construct({"_target_": MEASURING, **options})  # a mistake there answers before the counting

@@ -1,30 +1,28 @@
 """Write one task of a trained run as an ordinary diffusers pipeline folder.
 
 python experiments/export.py run=runs/<name> task=edit out=<folder>
+
+packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
 """
 
 import sys
-from pathlib import Path
 
 from run import guarded
-from sample import options
+from sample import described, options
 
-from mtdiff.config import refuse
+from mtdiff.files import check_folder, shown
 
 
 def main(arguments: list[str]) -> None:
-    given = options(arguments, ("run", "task", "out"), ("run", "task", "out"))
-    if not Path(given["run"]).is_dir():
-        raise ValueError(f"run={given['run']}: no such folder")
-    out = Path(given["out"])
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out}: exists and is not an empty folder")
+    given = options(arguments, ("run", "task", "out", "packages", "base"), ("run", "task", "out"))
+    out = check_folder("out", given["out"])
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"out={shown(out)}: expected an empty folder, or none there")
+    _, told = described(given)
     from mtdiff.export import export
     from mtdiff.runs import load_run
 
-    model = load_run(given["run"])
-    if given["task"] not in model.tasks:
-        raise refuse("task", given["task"], model.tasks)
+    model = load_run(given["run"], **told)
     name = export(model, given["task"], out)
     print(f'{out}: diffusers.{name}.from_pretrained("{out}")')
 

@@ -1,6 +1,7 @@
 """Build the shipped base model `nano` from the shipped data, stage by stage (configs/pretrain.yaml).
 
     python experiments/pretrain.py [stages=[autoencoder]] [autoencoder.steps=8000] [device=cuda]
+    python experiments/pretrain.py backbone=nano_dit        a transformer on the shipped model's latents and text
 
 Stopped and started again it continues. Every stage leaves `<work>/<stage>/{log.csv, state.pt, model/}`.
 """
@@ -8,6 +9,7 @@ Stopped and started again it continues. Every stage leaves `<work>/<stage>/{log.
 import json
 import logging
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from torchvision.utils import save_image
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mtdiff import pretraining as pre
+from mtdiff.backbones import dit
 from mtdiff.data.emoji import EmojiSource
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
+from mtdiff.sampling import Guidance, guide, make_scheduler
+from mtdiff.sampling import sample as draw
 from mtdiff.types import SPLITS, Split
 
 log = logging.getLogger("pretrain")
@@ -212,6 +217,38 @@ class Builder:
         path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
         log.info("own emoji among 200: %.1f %%; model in %s", 100 * share, out)
 
+    # 4. a transformer in the denoiser's place, around the shipped autoencoder and text encoder ------------------------
+    def transformer(self) -> None:
+        c = self.config["transformer"]
+        backbone = dit.around_nano(c["model"], self.seed).to(self.device)
+        records = self.records("transformer")
+        cache = pre.LatentCache(self.work / "transformer" / "latents.safetensors", backbone.vae, records, c["drawn"])
+        stage = pre.TransformerDenoiser(cache, backbone, c["batch"], self.seed, c["portraits"])
+        shown, captions = self.portraits("train", GRID_PROMPTS * 2)
+
+        def sample(step: int) -> None:
+            self.grid("transformer", step, torch.cat([shown, self.drawn(backbone, captions)]))
+
+        self.fit("transformer", stage, ema_decay=0.9995, sample=sample, sample_every=max(1, c["steps"] // 12))
+        truth, captions = self.portraits("train", c["measured"])
+        made = torch.cat([self.drawn(backbone, captions[i : i + 50]) for i in range(0, len(captions), 50)])
+        share = pre.retrieval(made, truth, AlexNetEmbedding(pool=False))
+        self.note("transformer", own_emoji_train=round(share, 4), among=len(truth), sampling=self.config["sampling"])
+        self.grid("transformer", c["steps"], torch.cat([truth[:40], made[:40]]))
+        backbone.denoiser.to(torch.float16).save_pretrained(Path(c["out"]) / "transformer")
+        log.info("own emoji among %d: %.1f %%; transformer in %s", len(truth), 100 * share, c["out"])
+
+    @torch.no_grad()
+    def drawn(self, backbone: dit.PixArt, captions: list[str]) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1]; the noise depends on the seed alone."""
+        s, generator = self.config["sampling"], torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(len(captions), *backbone.latent_shape, generator=generator).to(self.device)
+        scales = [Guidance(1.0, s["guidance"])] * len(captions)
+        guided = guide(pre.prompted(backbone, captions), backbone.embed([""]), scales)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            out = draw(backbone.predict, make_scheduler("ddim", backbone.scheduler), guided, noise, s["steps"])
+        return backbone.decode(out).cpu()
+
     def grid(self, name: str, step: int, pictures: Tensor) -> None:
         folder = self.work / name / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,8 +261,11 @@ def main(config: DictConfig) -> None:
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     torch.manual_seed(plain["seed"])
+    stages = {"nano": plain["stages"], "nano_dit": ["transformer"]}
+    if plain["backbone"] not in stages:
+        sys.exit(f"error: backbone={plain['backbone']}: expected one of {', '.join(stages)}")
     builder = Builder(plain)
-    for stage in plain["stages"]:
+    for stage in stages[plain["backbone"]]:
         log.info("stage %s", stage)
         getattr(builder, stage)()
 

@@ -1,5 +1,6 @@
 """What happens around training: EMA of the trained weights, sample grids, loss columns."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from mtdiff.module import MultiTaskModule
+from mtdiff.parallel import dealt_out, like, whole
 from mtdiff.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class EMA(Callback):
@@ -28,14 +32,17 @@ class EMA(Callback):
 
     @staticmethod
     def parameters(module: lightning.LightningModule) -> list[nn.Parameter]:
-        return [p for p in module.parameters() if p.requires_grad]
+        return [p for p in dealt_out(module).parameters() if p.requires_grad]
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._ema = EMAModel(self.parameters(pl_module), decay=self.decay, use_ema_warmup=True, power=0.75)
         if self._restored is not None:
-            self._ema.load_state_dict(self._restored)
+            restored = zip(self._restored["shadow_params"], self.parameters(pl_module), strict=True)
+            self._ema.load_state_dict({**self._restored, "shadow_params": [like(s, p) for s, p in restored]})
         self._ema.to(pl_module.device)
-        self._step = trainer.global_step
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._step = trainer.global_step  # not at the fit's start, where a resumed run does not know its step yet
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         if trainer.global_step != self._step:  # an optimiser step, not an accumulated batch
@@ -64,7 +71,10 @@ class EMA(Callback):
         self.ema.restore(self.parameters(module))
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._ema is None else self._ema.state_dict()
+        if self._ema is None:
+            return {}
+        state = self._ema.state_dict()
+        return {**state, "shadow_params": [whole(p) for p in state["shadow_params"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None
@@ -82,9 +92,12 @@ class SampleGrid(Callback):
         self.examples, self.folder, self.every, self.draw = examples, folder, every, draw
         self._last = 0
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._last = trainer.global_step
+
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         step = trainer.global_step
-        if step == self._last or step % self.every or not trainer.is_global_zero:
+        if step == self._last or step % self.every:
             return
         self._last = step
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
@@ -93,9 +106,14 @@ class SampleGrid(Callback):
         answers = self.draw(pl_module, self.examples)
         if ema is not None:
             ema.swap_out(pl_module)
-        for k, task in enumerate(pl_module.tasks):
-            rows = self.examples.task == k
-            save_grid(self.folder / f"{task}-{step:06d}.png", self.examples, answers, rows)
+        if not trainer.is_global_zero:  # but all have drawn: a sharded network needs every process
+            return
+        try:
+            for k, task in enumerate(pl_module.tasks):
+                rows = self.examples.task == k
+                save_grid(self.folder / f"{task}-{step:06d}.png", self.examples, answers, rows)
+        except OSError as error:
+            log.warning("pictures of step %d cannot be written (%s)", step, error.strerror)
 
 
 def save_grid(path: Path, batch: Batch, answers: Tensor, rows: Tensor) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.base import Encoder
 from mtdiff.types import Batch, Condition, Text
 
 
-def encode_condition(backbone: Backbone, batch: Batch) -> Condition:
+def encode_condition(backbone: Encoder, batch: Batch) -> Condition:
     """Encode what the model is given. A sample whose source is wholly unknown gets a zero latent, without encoding."""
     size = backbone.latent_shape[1:]
     mask = nn.functional.adaptive_avg_pool2d(batch.mask, size)  # (B, 1, h, w), the unknown share of each cell

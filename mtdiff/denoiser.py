@@ -20,6 +20,9 @@ class Denoiser(nn.Module):
         self.method, self.tasks, self.routing = method, tuple(tasks), Routing()
         base = set(backbone.denoiser.state_dict())
         method.adapt(backbone, self.routing, self.tasks)
+        for name, parameter in backbone.denoiser.named_parameters():
+            if name.startswith(tuple(f"{module}." for module in backbone.idle())):
+                parameter.requires_grad_(False)
         backbone.denoiser.train(False)
         self._added = set(backbone.denoiser.state_dict()) - base
 

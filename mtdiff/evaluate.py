@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtdiff.conditioning import encode_condition
-from mtdiff.metrics.quality import Judge
+from mtdiff.metrics.quality import Judge, Verdict
 from mtdiff.module import MultiTaskModule
 from mtdiff.results import Row
 from mtdiff.rng import torch_rng
@@ -62,13 +62,36 @@ def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], se
     return Batch.cat(kept), torch.cat(answers)
 
 
+def verdicts(
+    judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
+) -> Iterator[Verdict]:
+    """One per task and metric; an answer that is not finite is a missing one."""
+    for k, (name, task) in enumerate(tasks.items()):
+        rows = batch.task == k
+        yield from judge.verdicts(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
+
+
+def baseline_verdicts(
+    judge: Judge,
+    tasks: Mapping[str, Task],
+    batch: Batch,
+    seed: int,
+    trivial: Trivial,
+    autoencoder: Callable[[Tensor], Tensor],
+) -> Iterator[Verdict]:
+    """Trivial answers on the same examples, and the autoencoder's own reconstruction of the truth (its floor)."""
+    for k, (name, task) in enumerate(tasks.items()):
+        part = batch.rows(batch.task == k)
+        answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
+        for model, answer in answers.items():
+            yield from judge.verdicts(name, task.metrics, answer, part, seed, model)
+
+
 def judge_rows(
     judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
 ) -> Iterator[Row]:
-    """One row per task and metric; an answer that is not finite is a missing one."""
-    for k, (name, task) in enumerate(tasks.items()):
-        rows = batch.task == k
-        yield from judge.rows(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
+    """The rows of `verdicts` alone."""
+    yield from (verdict.row for verdict in verdicts(judge, tasks, batch, answers, seed, model))
 
 
 def baseline_rows(
@@ -79,9 +102,5 @@ def baseline_rows(
     trivial: Trivial,
     autoencoder: Callable[[Tensor], Tensor],
 ) -> Iterator[Row]:
-    """Trivial answers on the same examples, and the autoencoder's own reconstruction of the truth (its floor)."""
-    for k, (name, task) in enumerate(tasks.items()):
-        part = batch.rows(batch.task == k)
-        answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
-        for model, answer in answers.items():
-            yield from judge.rows(name, task.metrics, answer, part, seed, model)
+    """The rows of `baseline_verdicts` alone."""
+    yield from (v.row for v in baseline_verdicts(judge, tasks, batch, seed, trivial, autoencoder))

@@ -15,12 +15,15 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mtdiff.adapter import identity
 from mtdiff.callbacks import EMA, SampleGrid, save_grid
+from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, step_of
 from mtdiff.data.module import MixtureModule
 from mtdiff.denoiser import Denoiser
 from mtdiff.evaluate import (
@@ -32,8 +35,13 @@ from mtdiff.evaluate import (
     gather,
     judge_rows,
 )
+from mtdiff.faults import Finite
+from mtdiff.folder import Interrupted, RunError, Signals, one_line
+from mtdiff.loggers import Rows, wandb_logger
+from mtdiff.memory import advice, within_memory
 from mtdiff.metrics.quality import Judge
 from mtdiff.module import MultiTaskModule
+from mtdiff.parallel import dealt, first, trainer_arguments, whole
 from mtdiff.results import Result, Row, write_atomically
 from mtdiff.settings import Evaluation, Training
 from mtdiff.types import Batch
@@ -48,6 +56,7 @@ class Experiment:
     """What one run is made of.
 
     trivial: answers that need no model, by task and batch. trainer: Lightning's arguments.
+    patience: seconds that a logger may take to start and to end.
     """
 
     module: MultiTaskModule
@@ -57,8 +66,10 @@ class Experiment:
     trainer: Mapping[str, Any]
     folder: Path
     trivial: Trivial
+    judge: Judge
     wandb: Mapping[str, Any] | None = None
     progress: bool = True
+    patience: float = 60.0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of training, for what runs outside of the Trainer."""
@@ -69,11 +80,13 @@ class Experiment:
 # Training
 
 
-def train(run: Experiment) -> tuple[lightning.Trainer, float]:
-    """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent here."""
+def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
+    """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent in all."""
     torch.manual_seed(run.module.seed)
+    last = newest(run.folder / "checkpoints")
+    checkpoints = Checkpoints(run.folder / "checkpoints", run.training.save_every, signals)
     trainer = lightning.Trainer(
-        **run.trainer,
+        **trainer_arguments(run.trainer),
         max_steps=run.training.steps,
         max_epochs=-1,
         accumulate_grad_batches=run.training.accumulate,
@@ -82,22 +95,25 @@ def train(run: Experiment) -> tuple[lightning.Trainer, float]:
         check_val_every_n_epoch=None,
         limit_val_batches=0 if run.training.validate_every is None else 1.0,
         num_sanity_val_steps=0,
-        callbacks=list(callbacks(run)),
-        logger=list(loggers(run)),
+        callbacks=[checkpoints, *callbacks(run)],
+        logger=list(loggers(run, 0 if last is None else step_of(last))),
+        plugins=[WholeFiles()],
+        enable_checkpointing=False,  # of Lightning's own
         log_every_n_steps=10,
         use_distributed_sampler=False,
         enable_progress_bar=run.progress,
         enable_model_summary=False,
         default_root_dir=run.folder,
     )
-    last = run.folder / "checkpoints" / "last.ckpt"
-    began = time.monotonic()
-    trainer.fit(run.module, datamodule=run.data, ckpt_path=last if last.exists() else None, weights_only=True)
-    return trainer, time.monotonic() - began
+    trainer.fit(run.module, datamodule=run.data, ckpt_path=last, weights_only=True)
+    if signals.received is not None:  # too late for training to answer
+        raise signals.interruption()
+    return trainer, checkpoints.seconds()
 
 
 def callbacks(run: Experiment) -> Iterable[Callback]:
     settings = run.training
+    yield Finite(run.folder / "faults", settings.on_nan)
     if settings.ema_decay is not None:
         yield EMA(settings.ema_decay)
     if settings.sample_every is not None:
@@ -109,25 +125,16 @@ def callbacks(run: Experiment) -> Iterable[Callback]:
         shown = few_examples(run.data, 4)
         noise = first_noise(shown, run.module.denoiser.backbone.latent_shape, run.evaluation.seed)
         yield SampleGrid(shown, run.folder / "samples" / "training", settings.sample_every, draw)
-    if settings.save_every is not None:
-        yield ModelCheckpoint(
-            run.folder / "checkpoints",
-            filename="{step}",
-            every_n_train_steps=settings.save_every,
-            save_last=True,
-            save_top_k=1,
-            monitor="step",
-            mode="max",
-        )
     yield LearningRateMonitor("step")
     if run.progress:
         yield RichProgressBar()
 
 
-def loggers(run: Experiment) -> Iterable[Logger]:
-    yield CSVLogger(run.folder, name=None, version="", flush_logs_every_n_steps=20)
+def loggers(run: Experiment, step: int) -> Iterable[Logger]:
+    """step: where training goes on."""
+    yield Rows(run.folder / "metrics.csv", step)
     if run.wandb is not None:
-        yield WandbLogger(save_dir=run.folder, **run.wandb)
+        yield wandb_logger(run.folder, run.wandb, run.patience)
 
 
 def few_examples(data: MixtureModule, per_task: int) -> Batch:
@@ -148,18 +155,28 @@ def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Ba
     shape, tasks = module.denoiser.backbone.latent_shape, run.data.tasks
     batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
     with run.autocast():  # drawing only: metrics are computed in full precision
-        batch, answers = gather(batches, drawer(module, seed), shape, seed)
-    judge = Judge(module.device)
+        batch, answers = gather(batches, dealt(drawer(module, seed), module.device), shape, seed)
+    drawn = None if untouched is None else draw_base(run, untouched, batches)
+    if not first():  # all have drawn; one judges
+        return [], batch, answers
+    judge = run.judge.to(module.device)
     rows = list(judge_rows(judge, tasks, batch, answers, seed, "run"))
     if not run.evaluation.baselines:
         return rows, batch, answers
     rows += baseline_rows(judge, tasks, batch, seed, run.trivial, lambda pictures: reconstruct(run, pictures))
-    if untouched is not None:
-        scale = max((g.text for g in module.guidance.values()), default=1.0)
-        with run.autocast():
-            _, drawn = gather(batches, base_drawer(untouched.to(module.device), module, scale), shape, seed)
+    if drawn is not None:
         rows += judge_rows(judge, tasks, batch, drawn, seed, "base")
     return rows, batch, answers
+
+
+def draw_base(run: Experiment, untouched: Denoiser, batches: list[Batch]) -> Tensor:
+    """Answers of the untouched base (n, 3, H, W)."""
+    module, seed = run.module, run.evaluation.seed
+    scale = max((g.text for g in module.guidance.values()), default=1.0)
+    draw = base_drawer(untouched.to(module.device), module, scale)
+    with run.autocast():
+        _, drawn = gather(batches, dealt(draw, module.device), module.denoiser.backbone.latent_shape, seed)
+    return drawn
 
 
 def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:
@@ -179,10 +196,16 @@ def _parts(examples: Any, size: int) -> Iterable[list[Any]]:
 
 def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
     """`adapter.safetensors` and `adapter.json`: only what the method adds or changes."""
-    tensors = {k: v.cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    tensors = {k: whole(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    if not first():
+        return
     path = run.folder / "adapter.safetensors"
-    save_file(tensors, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    temporary = path.with_name(".adapter.tmp")
+    try:
+        save_file(tensors, temporary, metadata={"about": identity(about)})
+    except SafetensorError as error:
+        raise RunError(f"{path}: cannot be written ({error})") from None
+    temporary.replace(path)
     write_atomically(run.folder / "adapter.json", json.dumps(dict(about), indent=1) + "\n")
 
 
@@ -207,25 +230,47 @@ def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
 
 def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None) -> Result:
     """Train, keep the adapter, evaluate, write `result.json`; a run that breaks leaves one with its status."""
+    with Signals() as signals:
+        return _execute(run, result, about, untouched, signals)
+
+
+def _execute(
+    run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None, signals: Signals
+) -> Result:
     path = run.folder / "result.json"
     try:
-        trainer, seconds = train(run)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with within_memory("training", advice(run.training, run.trainer)):
+            trainer, seconds = train(run, signals)
+        run.module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
         save_adapter(run, about)
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
         spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
         result = replace(result, seconds=spent)
         began = time.monotonic()
-        rows, batch, answers = evaluate(run, untouched)
+        with within_memory("evaluating", ["a lower evaluation.batch_size"]):
+            rows, batch, answers = evaluate(run, untouched)
+        if not first():
+            return result
         save_samples(run, batch, answers)
         metrics_csv(run.folder, rows)
         spent["eval"] = round(time.monotonic() - began, 1)
         result = replace(result, status="complete", rows=rows)
+        result.save(path)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        replace(result, status="interrupted" if stopped else "failed").save(path)
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+        ended = replace(result, status="interrupted" if stopped else "failed", rows=[], error=one_line(error))
+        if run.folder.exists() and first():
+            keep_result(ended, path)
+        if isinstance(error, OSError):
+            raise RunError(f"{run.folder}: {one_line(error)}; what is there is kept") from error
         raise
-    result.save(path)
     return result
+
+
+def keep_result(result: Result, path: Path) -> None:
+    """Write the result of a run that has ended early, where that can be done."""
+    try:
+        result.save(path)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", path, error.strerror)

@@ -16,7 +16,12 @@ Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 class Layout(ABC):
-    """Wraps one call of the denoiser; `extra_channels` is what it adds to the input convolution."""
+    """Wraps one call of the denoiser; `extra_channels` is what it adds to the input convolution.
+
+    equally: every process has to call `predict` equally often, whatever its batch, since the network is sharded.
+    """
+
+    equally: bool = False
 
     @abstractmethod
     def extra_channels(self, latent_channels: int) -> int: ...
@@ -71,12 +76,14 @@ class Canvas(Layout):
         if noisy.is_meta:  # no values to look at: costs are counted for samples with a source
             return self._beside(predict, noisy, t, condition)
         given = has_source(condition)
-        parts, rows = [], []
+        parts, rows, nothing = [], [], noisy.new_zeros(())
         for call, index in ((self._beside, given.nonzero().flatten()), (_alone, (~given).nonzero().flatten())):
             if len(index):
                 parts.append(call(predict, noisy[index], t[index], condition[index]))
                 rows.append(index)
-        return torch.cat(parts)[torch.cat(rows).argsort()]  # (B, C, h, w)
+            elif self.equally:  # both calls, always; this one's prediction counts nothing
+                nothing = 0 * call(predict, noisy[:1], t[:1], condition[:1]).sum()
+        return torch.cat(parts)[torch.cat(rows).argsort()] + nothing  # (B, C, h, w)
 
     def _beside(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         source = condition.source

@@ -12,8 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtdiff.balancing import Balancing, Uniform, backward_without_conflicts, cosines
 from mtdiff.conditioning import Dropout, encode_condition
+from mtdiff.data.encodings import CachedEncoder
 from mtdiff.denoiser import Denoiser
 from mtdiff.diffusion import Diffusion
+from mtdiff.optimizers import clip, make
+from mtdiff.parallel import average, merged, shard
 from mtdiff.rng import torch_rng
 from mtdiff.sampling import Guidance, guide, make_scheduler, sample
 from mtdiff.types import Batch, Condition, Text
@@ -21,7 +24,7 @@ from mtdiff.types import Batch, Condition, Text
 
 def per_task_sum(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
     """losses (B,), task (B,) -> sum per task (T,)."""
-    return torch.zeros(tasks, device=losses.device).index_add_(0, task, losses)
+    return torch.zeros(tasks, dtype=losses.dtype, device=losses.device).index_add_(0, task, losses)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class MultiTaskModule(lightning.LightningModule):
     """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU),
     as `balancing` weighs it. Means are over the batches of all processes together.
 
-    optimizer: `lr`, `weight_decay`, `betas`, `steps`, `warmup` in steps, `decay`, a share of the steps; AdamW.
-    guidance: scales per task name. sampling: `sampler` and `steps`.
+    optimizer: `name` and `fused` (`optimizers`), `lr`, `weight_decay`, `betas`, and the rate's `steps`, `warmup` in
+    steps, `decay`, a share of the steps.
+    guidance: scales per task name. sampling: `sampler` and `steps`. cache: encodings that are looked up in training.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class MultiTaskModule(lightning.LightningModule):
         dropout: Dropout | None = None,
         seed: int = 0,
         balancing: Balancing | None = None,
+        cache: CachedEncoder | None = None,
     ) -> None:
         super().__init__()
+        self.cache = cache
         self.denoiser, self.tasks, self.seed = denoiser, denoiser.tasks, seed
         self.optimizer_options, self.guidance = dict(optimizer), dict(guidance)
         self.sampler, self.sampling_steps = sampler, sampling_steps
@@ -78,6 +84,7 @@ class MultiTaskModule(lightning.LightningModule):
         self.register_buffer("factors", self.balancing.factors(self.tasks), persistent=False)
         self.diffusion = Diffusion(denoiser.backbone.scheduler)
         self._empty: Text | None = None
+        self._validated: dict[int, tuple[int, float]] = {}  # by example: task, error
         self._means: Tensor | None = None  # of the tasks, with their graph, from training_step to backward
         self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
 
@@ -110,19 +117,28 @@ class MultiTaskModule(lightning.LightningModule):
         """Mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
         draws = Draws.of(batch, backbone.latent_shape, self.diffusion)
-        latent = backbone.encode(batch.target)
-        condition = encode_condition(backbone, batch)
+        encoder = backbone if self.cache is None else self.cache
+        latent = encoder.encode(batch.target)
+        condition = encode_condition(encoder, batch)
         if dropout is not None:
             condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)
         out = self.denoiser(self.diffusion.noisy(latent, noise, draws.t), draws.t, condition)
         return (out.float() - self.diffusion.target(latent, noise, draws.t)).pow(2).mean((1, 2, 3)), draws.t
 
+    def on_validation_epoch_start(self) -> None:
+        self._validated = {}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         errors, _ = self.errors(batch)
-        number = len(self.tasks)
-        sums = (per_task_sum(errors, batch.task, number), per_task_sum(torch.ones_like(errors), batch.task, number))
-        self.log_losses("validation", *self.over_ranks(torch.stack(sums)))
+        self._validated.update(zip(batch.seed, zip(batch.task.tolist(), errors.tolist(), strict=True), strict=True))
+
+    def on_validation_epoch_end(self) -> None:
+        """Every example counts once, whichever process has seen it, and however often."""
+        task, errors = zip(*merged(self._validated).values(), strict=True)
+        ids, values = torch.tensor(task), torch.tensor(errors, dtype=torch.float64)
+        sums = (per_task_sum(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
+        self.log_losses("validation", *sums)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """One backward pass; under PCGrad one for each task, whose gradients are projected on each other and summed."""
@@ -134,6 +150,21 @@ class MultiTaskModule(lightning.LightningModule):
         gram = backward_without_conflicts(loss, self._means, parameters, key=(self.seed, "pcgrad", self.global_step))
         for (a, one), (b, other) in combinations(enumerate(self.tasks), 2):
             self.log(f"train/cosine/{one}/{other}", cosines(gram)[a, b].float())
+
+    def on_after_backward(self) -> None:
+        if self._device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here
+            average([p.grad for p in self.balancing.parameters() if p.grad is not None])
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """In place of Lightning's, which refuses fused optimisers (they could scale gradients; here none does)."""
+        if gradient_clip_val:
+            clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
+
+    def configure_model(self) -> None:
+        if self._device_mesh is not None:  # of a strategy that shards
+            shard(self.denoiser, self._device_mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         if not self.balancing.pcgrad or self.trainer.world_size == 1:
@@ -149,13 +180,16 @@ class MultiTaskModule(lightning.LightningModule):
         learned = list(self.balancing.parameters())
         if learned:
             groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, **options)  # not fused: Lightning cannot clip its gradients
+        name, fused = options.pop("name", "adamw"), options.pop("fused", False)
+        optimizer = make(name, groups, fused, options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = {f"denoiser.backbone.denoiser.{k}": v for k, v in self.denoiser.adapter().items()}
-        checkpoint["state_dict"] = state | {f"balancing.{k}": v for k, v in self.balancing.state_dict().items()}
+        """Keep what is trained or added, as the strategy has gathered it (on the first process alone, if sharded)."""
+        kept = {f"denoiser.backbone.denoiser.{k}" for k in self.denoiser.adapter()}
+        kept |= {f"balancing.{k}" for k in self.balancing.state_dict()}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
     # Generation
 

@@ -4,6 +4,7 @@ autoencoder  AutoencoderKL, 64 px -> 4 x 16 x 16; squared error + LPIPS + a litt
 clip         text and picture towers trained contrastively (Radford et al., arXiv 2103.00020); the text half conditions
 measure      the same, on every split and with another seed; for measuring only
 denoiser     UNet2DConditionModel on the latents, v-prediction (arXiv 2202.00512), uniform weights
+transformer  a diffusion transformer in its place, on the shipped model's latents and text (`backbone=nano_dit`)
 
 Each stage saves its whole state as it goes and continues from it. A step's data depend on (stage, seed, step) alone.
 """
@@ -26,11 +27,13 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from mtdiff.backbones.base import Backbone
 from mtdiff.data.emoji import EmojiSource
+from mtdiff.diffusion import Diffusion
 from mtdiff.metrics.alexnet import lpips_alex
 from mtdiff.module import learning_rate_scale
 from mtdiff.rng import numpy_rng, torch_rng
-from mtdiff.types import Record, Split
+from mtdiff.types import Condition, Record, Split
 
 log = logging.getLogger(__name__)
 
@@ -309,6 +312,19 @@ class LatentCache:
         save_file({"latents": torch.cat(latents).contiguous()}, path)
         path.with_suffix(".json").write_text(json.dumps(captions))
 
+    def batch(self, size: int, portraits: float, dropout: float, key: tuple[str, int, int]) -> tuple[Tensor, list[str]]:
+        """Latents (size, 4, h, w) and captions, some of them empty; a share of plain portraits.
+
+        key: stage, seed and step, which all of it depends on.
+        """
+        stage, seed, step = key
+        rng, n, total = numpy_rng(seed, stage, step), self.portraits, len(self.captions)
+        plain = rng.random(size) < portraits
+        index = np.where(plain, rng.integers(n, size=size), rng.integers(n, total, size=size))
+        dropped = rng.random(size) < dropout
+        captions = ["" if d else self.captions[i] for i, d in zip(index, dropped, strict=True)]
+        return self.latents[torch.from_numpy(index)].float(), captions
+
 
 def noise_schedule() -> DDIMScheduler:
     """Stable Diffusion's betas, v-prediction, rescaled to zero terminal SNR (arXiv 2305.08891)."""
@@ -354,12 +370,7 @@ class LatentDenoiser(Stage):
         self.schedule = noise_schedule()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        rng, n, total = numpy_rng(self.seed, "denoiser", step), self.cache.portraits, len(self.cache.captions)
-        plain = rng.random(self.size) < self.portraits
-        index = np.where(plain, rng.integers(n, size=self.size), rng.integers(n, total, size=self.size))
-        dropped = rng.random(self.size) < self.dropout
-        captions = ["" if d else self.cache.captions[i] for i, d in zip(index, dropped, strict=True)]
-        z = self.cache.latents[torch.from_numpy(index)].float()
+        z, captions = self.cache.batch(self.size, self.portraits, self.dropout, ("denoiser", self.seed, step))
         generator = torch_rng(self.seed, "denoiser", step)
         noise = torch.randn(z.shape, generator=generator)
         t = torch.randint(self.schedule.config.num_train_timesteps, (self.size,), generator=generator)
@@ -370,6 +381,36 @@ class LatentDenoiser(Stage):
         noisy, target = self.schedule.add_noise(z, noise, t), self.schedule.get_velocity(z, noise, t)
         out = self.model(noisy, t, text).sample.float()
         return {"loss": (out - target).pow(2).mean()}
+
+
+class TransformerDenoiser(Stage):
+    """The denoiser of a whole backbone, on latents and text of that backbone's own, as its noise schedule says."""
+
+    def __init__(
+        self, cache: LatentCache, backbone: Backbone, batch: int, seed: int, portraits: float, dropout: float = 0.1
+    ) -> None:
+        self.model, self.backbone, self.diffusion = backbone.denoiser, backbone, Diffusion(backbone.scheduler)
+        self.cache, self.size, self.seed, self.portraits, self.dropout = cache, batch, seed, portraits, dropout
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Condition]:
+        z, captions = self.cache.batch(self.size, self.portraits, self.dropout, ("transformer", self.seed, step))
+        generator = torch_rng(self.seed, "transformer", step)
+        noise, t = torch.randn(z.shape, generator=generator), self.diffusion.times(self.size, generator)
+        return z, noise, t, prompted(self.backbone, captions)
+
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> dict[str, Tensor]:
+        condition = batch[3]
+        z, noise, t = (x.to(condition.source.device) for x in batch[:3])
+        out = self.backbone.predict(self.diffusion.noisy(z, noise, t), t, condition)
+        return {"loss": (out.float() - self.diffusion.target(z, noise, t)).pow(2).mean()}
+
+
+def prompted(backbone: Backbone, prompts: list[str]) -> Condition:
+    """Prompts alone, without a source picture."""
+    text = backbone.embed(prompts)
+    source = text.tokens.new_zeros(len(prompts), *backbone.latent_shape)
+    task = torch.zeros(len(prompts), dtype=torch.long, device=source.device)
+    return Condition(source, torch.ones_like(source[:, :1]), text.tokens, task, text.extra)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

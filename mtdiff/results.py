@@ -6,12 +6,14 @@ What is missing is null, never a number: a row without a value says why in `reas
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from glob import glob
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from mtdiff.files import MEGABYTE, read_json
 from mtdiff.provenance import provenance as provenance
 
 SCHEMA = 1
@@ -25,7 +27,8 @@ class Row:
     """One metric of one task: a mean over n examples, or a number of the whole set, with its 95 % interval.
 
     model: `run`, or the name of a reference judged on the same examples (copy, bicubic, base, ...).
-    reason: why `value` is missing.
+    reason: why `value` is missing. values: the n scores behind a mean, in the order of the test examples, null where
+    the metric does not apply to one; they are what paired tests compare.
     """
 
     task: str
@@ -37,6 +40,7 @@ class Row:
     high: float | None
     model: str = RUN
     reason: str | None = None
+    values: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Result:
 
     seconds: {train, eval}. params: {trainable, total, total_for_all_tasks}.
     cost: {flops, flops_no_attn, latency_ms {median, p95}, peak_memory_mb}; `flops` counts 2 per multiply-add.
+    method_report: what the method and its training tell of themselves (see `mtdiff.method_report`); may be empty.
     """
 
     method: str
@@ -64,6 +69,8 @@ class Result:
     params: dict[str, int | None] = field(default_factory=lambda: _blank(SPEC["params"]))
     cost: dict[str, Any] = field(default_factory=lambda: _blank(SPEC["cost"]))
     rows: list[Row] = field(default_factory=list)
+    method_report: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing. Numbers that are not finite become null; paths lose this machine's part."""
@@ -71,7 +78,7 @@ class Result:
         content = _cleaned({**asdict(self), "config": portable(self.config), "rows": rows})
         for error in errors(content, SPEC):
             raise ValueError(f"{path}: {error}")
-        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_atomically(path, compact(json.dumps(content, indent=1, allow_nan=False)) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -82,12 +89,39 @@ class Result:
             raise ValueError(f"{path}: key `schema`: expected {SCHEMA}, got {found!r}")
         for error in errors(content, SPEC):
             raise ValueError(f"{path}: {error}")
-        return cls(**{**content, "rows": [Row(**row) for row in content["rows"]]})
+        return cls(**{**content, "rows": [_row(row) for row in content["rows"]]})
 
 
-def collect(pattern: str) -> list[Result]:
-    """The results that a glob pattern finds, in the order of their paths."""
-    return [Result.load(Path(path)) for path in sorted(glob(pattern, recursive=True))]
+def _row(content: dict[str, Any]) -> Row:
+    values = content.get("values")
+    return Row(**{**content, "values": None if values is None else tuple(values)})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A result file: what it holds, or why it cannot be read."""
+
+    path: Path
+    result: Result | None
+    reason: str | None = None
+
+
+def find(patterns: str) -> list[Found]:
+    """What glob patterns (several with commas between) find, in the order of the paths, each file once."""
+    paths = [path for pattern in patterns.split(",") for path in sorted(glob(pattern, recursive=True))]
+    return [_found(Path(path)) for path in dict.fromkeys(paths)]
+
+
+def _found(path: Path) -> Found:
+    try:
+        return Found(path, Result.load(path))
+    except (ValueError, OSError) as error:
+        return Found(path, None, str(error).removeprefix(f"{path}: "))
+
+
+def collect(patterns: str) -> list[Result]:
+    """The results that glob patterns find; a file that cannot be read is an error."""
+    return [Result.load(one.path) for one in find(patterns)]
 
 
 # Validation
@@ -108,6 +142,10 @@ def _is_number(x: Any) -> bool:
 
 def _is_count(x: Any) -> bool:
     return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+
+
+def _are_scores(x: Any) -> bool:
+    return isinstance(x, list) and all(i is None or _is_number(i) for i in x)
 
 
 def _choice(options: Any) -> Kind:
@@ -135,6 +173,7 @@ ROW: dict[str, Any] = {
     "high": NUMBER_OR_NULL,
     "model": Kind("a text", TEXT.accepts, optional=True),
     "reason": Kind("a text or null", lambda x: x is None or isinstance(x, str), optional=True),
+    "values": Kind("a list of numbers and nulls, or null", lambda x: x is None or _are_scores(x), optional=True),
 }
 SPEC: dict[str, Any] = {
     "schema": Kind(str(SCHEMA), lambda x: x == SCHEMA),
@@ -162,6 +201,8 @@ SPEC: dict[str, Any] = {
         "peak_memory_mb": NUMBER_OR_NULL,
     },
     "rows": [ROW],
+    "method_report": Kind("a mapping", lambda x: isinstance(x, dict), optional=True),
+    "error": Kind("a text or null", ROW["reason"].accepts, optional=True),
 }
 
 
@@ -211,17 +252,7 @@ def _short(value: Any) -> str:
 
 
 def _parse(path: Path) -> Any:
-    def refuse(literal: str) -> None:
-        raise ValueError(f"{literal} is no JSON number, expected null")
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not JSON, not even UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return read_json(path, 64 * MEGABYTE)
 
 
 # Writing
@@ -239,6 +270,12 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def compact(text: str) -> str:
+    """Indented JSON with every list of numbers on one line."""
+    number = r"(?:-?\d[-+.eE\d]*|null)"
+    return re.sub(rf"\[\s+{number}(?:,\s+{number})*\s+\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
 
 
 def _measured(row: Row) -> Row:

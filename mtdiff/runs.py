@@ -4,13 +4,13 @@
     model = load_run("runs/mtu-nano-emoji-seed0-...")
     pictures = model("edit", prompt="make it a woman", image=picture)       # one, or lists of each, tasks mixed
 
-A run folder is data: safetensors and JSON are read, and only classes of this project's packages are constructed.
+A run folder is data, and may be someone else's: safetensors and JSON are read, only classes of this project's packages
+are constructed, and nothing in it leads to other files (mtdiff/adapter.py).
 
 Letters: B batch, H W pixels.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,47 +18,109 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mtdiff.config import PACKAGES, check, construct, refuse
+from mtdiff.adapter import About, read_about
+from mtdiff.config import PACKAGES, construct, refuse
 from mtdiff.denoiser import Denoiser
 from mtdiff.evaluate import first_noise
+from mtdiff.files import check_header, reason, rgba, shown
 from mtdiff.module import MultiTaskModule
 from mtdiff.sampling import Guidance
 from mtdiff.tasks import Task
 from mtdiff.types import Batch, Record
 
 Picture = Image.Image | Tensor
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+FLOATS = {"F32", "F16", "BF16"}  # safetensors' names
+PARAMETERS = 50e9  # of the largest base that is drawn at random for a run folder
+GREY = 16 / 255  # how far from black or white a mask's pixels may be
 
 
-def load_run(folder: str | Path, device: str = "cpu", packages: Sequence[str] = PACKAGES) -> "Model":
-    """The model that a run left. ValueError in one line where the folder does not hold one."""
-    folder = Path(folder)
-    about = _about(folder / "adapter.json")
-    check({k: about[k] for k in ("method", "backbone", "task")}, packages=packages)
-    tasks = {name: construct(about["task"][name]) for name in about["tasks"]}
-    denoiser = Denoiser(construct(about["backbone"]), construct(about["method"]), list(tasks))
+def load_run(
+    folder: str | Path, device: str = "cpu", packages: Sequence[str] = PACKAGES, base: str | None = None
+) -> "Model":
+    """The model that a run left. ValueError in one line where the folder does not hold one.
+
+    packages: whose classes may be constructed. base: the base model, where it is a folder of yours or not pinned.
+    """
+    check_device(device)
+    about = read_about(Path(folder), packages, base)
+    tasks = constructed(about)
+    path = about.path.with_suffix(".safetensors")
+    check_header(path)
     try:
-        denoiser.load_adapter(load_file(folder / "adapter.safetensors"))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder}/adapter.safetensors: cannot be read ({error})") from None
-    sampling = about["sampling"]
-    guidance = {task: Guidance(**scales) for task, scales in sampling["guidance"].items()}
-    module = MultiTaskModule(denoiser, {"lr": 0.0}, guidance, sampling["sampler"], sampling["steps"])
+        denoiser = adapted(about)
+    except Exception as error:  # an architecture is free, and a library meets bad numbers with any exception
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
+    denoiser.load_adapter(read_adapter(path, denoiser.adapter(), about.digest))
+    guidance = {task: Guidance(**scales) for task, scales in about.sampling.guidance.items()}
+    module = MultiTaskModule(denoiser, {"lr": 0.0}, guidance, about.sampling.sampler, about.sampling.steps)
     return Model(module.to(device).eval(), tasks)
 
 
-def _about(path: Path) -> dict[str, Any]:
+def check_device(device: str) -> None:
     try:
-        about = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a finished run ({error})") from None
-    for key in ("method", "backbone", "task", "tasks", "sampling"):
-        if not isinstance(about, dict) or key not in about:
-            raise ValueError(f"{path}: key `{key}` is missing")
-    return about
+        if torch.device(device).type not in DEVICES:
+            raise ValueError(f"device={shown(device)}: expected one of {', '.join(DEVICES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={shown(device)}: not usable here ({reason(error)})") from None
+
+
+def constructed(about: About) -> dict[str, Task]:
+    """Tasks by name. Their constructors check values."""
+    try:
+        return {name: construct(about.content["task"][name]) for name in about.tasks}
+    except ValueError as error:
+        raise ValueError(f"{about.path}: task: {error}") from None
+
+
+def adapted(about: About) -> Denoiser:
+    """The base with the method on it, its adapter still as the method starts it."""
+    method, backbone = construct(about.content["method"]), about.backbone
+    if backbone.get("weights") == "meta":
+        raise ValueError("backbone.weights=meta: has shapes alone, no weights")
+    if backbone.get("weights") == "random":
+        size = sum(p.numel() for p in construct({**backbone, "weights": "meta"}).parameters())
+        if size > PARAMETERS:
+            raise ValueError(f"backbone.architecture: {size} parameters, expected at most {PARAMETERS:.0f}")
+    return Denoiser(construct(backbone), method, about.tasks)
+
+
+def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """The tensors of an adapter: names, shapes and types as `expected`, all finite.
+
+    digest: of the `adapter.json` beside it; files of one run carry the same (older ones, none).
+    """
+    check_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            odd = sorted(set(expected) ^ set(file.keys()))
+            if odd:
+                belongs = f"{len(odd)} tensors do not belong to this method and base, first {shown(odd[0])!r}"
+                raise ValueError(f"{path}: {belongs}")
+            for name, own in expected.items():
+                found = file.get_slice(name)
+                _check_tensor(f"{path}: {name}", found.get_shape(), found.get_dtype(), own)
+            if (file.metadata() or {}).get("about", digest) != digest:
+                raise ValueError(f"{path}: was made for another method, base or list of tasks than adapter.json says")
+            state = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds values that are not finite")
+    return state
+
+
+def _check_tensor(name: str, shape: Sequence[int], dtype: str, own: Tensor) -> None:
+    if tuple(shape) != tuple(own.shape):
+        raise ValueError(f"{name} has shape {tuple(shape)}, expected {tuple(own.shape)}")
+    if own.is_floating_point() and dtype not in FLOATS:
+        raise ValueError(f"{name} has type {dtype}, expected one of {', '.join(sorted(FLOATS))}")
 
 
 class Model:
@@ -89,6 +151,8 @@ class Model:
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W), white or 1 where the
         picture shall be drawn anew. seed: request i starts from the noise of (seed, i). guidance: over the run's own.
         """
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed={shown(seed)}: expected a whole number of at least 0")
         columns = _broadcast(task=task, prompt=prompt, image=image, mask=mask)
         requests = [self._request(*row) for row in zip(*columns, strict=True)]
         source, hole = (torch.stack(part) for part in zip(*requests, strict=True))
@@ -102,20 +166,25 @@ class Model:
 
     def _request(self, task: str, prompt: str, image: Picture | None, mask: Picture | None) -> tuple[Tensor, Tensor]:
         """Source (3, H, W) and mask (1, H, W) of one request, or a ValueError."""
-        if task not in self.tasks:
+        if not isinstance(task, str) or task not in self.tasks:
             raise refuse("task", task, self.tasks)
         takes = self.takes[task]
-        for what, given, wanted in (("image", image is not None, takes.image), ("prompt", bool(prompt), takes.prompt)):
+        _check_prompt(prompt)
+        for what, given, wanted in (
+            ("image", image is not None, takes.image),
+            ("prompt", bool(prompt.strip()), takes.prompt),
+        ):
             if wanted and not given:
                 raise ValueError(f"{what}: task {task!r} needs one")
+        for what, picture, wanted in (("image", image, takes.image), ("mask", mask, takes.mask)):
+            if picture is not None and not wanted:
+                raise ValueError(f"{what}: task {task!r} takes none")
+            if picture is not None and not isinstance(picture, Image.Image | Tensor):
+                raise ValueError(f"{what}: expected a PIL picture or a tensor, got {type(picture).__name__}")
         if image is None:
             return torch.zeros(3, self.size, self.size), torch.ones(1, self.size, self.size)
-        if not takes.image:
-            raise ValueError(f"image: task {task!r} takes none")
         if mask is None:
             return self._tensor(image), torch.zeros(1, self.size, self.size)
-        if not takes.mask:
-            raise ValueError(f"mask: task {task!r} takes none")
         if _side(mask) != _side(image):
             raise ValueError(f"mask: has {_side(mask)} pixels, expected the image's {_side(image)}")
         hole = (self._mask(mask) > 0.5).float()
@@ -123,18 +192,26 @@ class Model:
 
     def _tensor(self, image: Picture) -> Tensor:
         if isinstance(image, Tensor):
-            if image.ndim != 3 or image.shape[0] != 3 or not -1.001 <= image.min() <= image.max() <= 1.001:
-                raise ValueError(f"image: expected (3, H, W) in [-1, 1], got {tuple(image.shape)}")
+            if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not image.is_floating_point():
+                kind = f"{tuple(image.shape)} of {str(image.dtype).removeprefix('torch.')}"
+                raise ValueError(f"image: expected floats (3, H, W), got {kind}")
+            low, high = float(image.min()), float(image.max())
+            if not -1.001 <= low <= high <= 1.001:
+                raise ValueError(f"image: has values from {low:g} to {high:g}, expected -1 to 1")
             return _resized(image.float(), self.size)
-        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+        drawn = rgba("image", image)
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), drawn).convert("RGB")
         pixels = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)  # (3, H, W) uint8
         return _resized(pixels.float() / 127.5 - 1, self.size)
 
     def _mask(self, mask: Picture) -> Tensor:
         if isinstance(mask, Image.Image):
-            mask = torch.from_numpy(np.asarray(mask.convert("L")).copy())[None].float() / 255
-        if mask.ndim != 3 or mask.shape[0] != 1:
+            mask = torch.from_numpy(np.asarray(rgba("mask", mask).convert("L")).copy())[None].float() / 255
+        if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():
             raise ValueError(f"mask: expected (1, H, W), got {tuple(mask.shape)}")
+        grey = int((~((mask.float() - mask.round().clamp(0, 1)).abs() <= GREY)).sum())  # NaN too
+        if grey:
+            raise ValueError(f"mask: {grey} of {mask.numel()} pixels are neither black (0) nor white (1)")
         return _resized(mask.float(), self.size)
 
 
@@ -160,6 +237,15 @@ class Takes:
             prompt=all(e.prompt for e in made),
             mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
         )
+
+
+def _check_prompt(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt={shown(prompt)}: expected a text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"prompt={shown(ascii(prompt))}: expected Unicode text") from None
 
 
 def _broadcast(**columns: Any) -> list[list[Any]]:

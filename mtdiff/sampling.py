@@ -11,6 +11,7 @@ Letters: B batch, K predictions in all, C latent channels, h w latent size.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Guidance:
 
     image: float = 1.0
     text: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, scale in (("image", self.image), ("text", self.text)):
+            if not isfinite(scale):
+                raise ValueError(f"guidance.{name}={scale}: expected a finite number")
 
 
 @dataclass(frozen=True)

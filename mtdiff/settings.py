@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 
 def at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ValueError(f"{key}={value}: expected at least {low}")
+    if not low <= value < float("inf"):
+        raise ValueError(f"{key}={value}: expected at least {low}{' and finite' if value == float('inf') else ''}")
 
 
 def between(key: str, value: float, low: float, high: float) -> None:
@@ -23,12 +24,16 @@ class Training:
 
     ema_decay: null for none. sample_every, validate_every, save_every: in steps, null for never.
     dropout: shares of samples that lose text, image, or both.
+    optimizer: adamw, adam (weight decay added to the gradient), or adamw_8bit (by bitsandbytes, on a GPU).
+    on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
+    cache: folder of encodings that experiments/cache.py filled; null: everything is encoded when it is needed.
     """
 
     steps: int
     batch_size: int
     lr: float
     accumulate: int = 1
+    optimizer: Literal["adamw", "adam", "adamw_8bit"] = "adamw"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 100
@@ -41,6 +46,8 @@ class Training:
     sample_every: int | None = 500
     validate_every: int | None = None
     save_every: int | None = 500
+    on_nan: Literal["stop", "skip"] = "stop"
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):
@@ -50,12 +57,24 @@ class Training:
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
+        if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
+            raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install 'mtdiff[8bit]'")
+        if self.on_nan not in ("stop", "skip"):
+            raise ValueError(f"training.on_nan={self.on_nan}: expected one of stop, skip")
         between("training.decay", self.decay, 0, 1)
+        if self.clip is not None:
+            at_least("training.clip", self.clip, 0)
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"training.betas={list(self.betas)}: expected at least 0 and less than 1")
         if self.ema_decay is not None:
             between("training.ema_decay", self.ema_decay, 0, 1)
         unknown = set(self.dropout) - {"text", "image", "both"}
         if unknown:
             raise ValueError(f"training.dropout.{min(unknown)}: expected one of text, image, both")
+        shares = self.dropout.values()
+        if min(shares, default=0) < 0 or not sum(shares) <= 1:
+            raise ValueError(f"training.dropout={dict(self.dropout)}: expected shares from 0 that sum to at most 1")
 
 
 @dataclass(frozen=True)
@@ -91,3 +110,17 @@ class Evaluation:
     def __post_init__(self) -> None:
         at_least("evaluation.per_task", self.per_task, 2)
         at_least("evaluation.batch_size", self.batch_size, 1)
+        at_least("evaluation.validation_per_task", self.validation_per_task, 1)
+        at_least("evaluation.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What makes a run faster on some machines and changes no result beyond rounding.
+
+    compile: torch.compile of the denoiser. channels_last: memory layout of convolutions. fused: one optimiser kernel.
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    fused: bool = False

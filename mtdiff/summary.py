@@ -1,17 +1,19 @@
 """Many results -> one table: seeds averaged, references apart, gaps with their reasons. No torch here.
 
 A line is a method under one configuration. Its runs differ in the seed alone, or, for single-task models, in the task:
-such models form one line together.
+such models form one line together. A column holds what was judged in the same way only (`mtdiff.protocol`).
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mtdiff.comparison import Scores, paired
 from mtdiff.metrics.bootstrap import Interval, seed_interval
-from mtdiff.results import RUN, Direction, Result, Row
+from mtdiff.protocol import Protocol, commonest, flatten, protocol, unlike
+from mtdiff.results import RUN, Direction, Found, Result, Row
 
 VOLATILE = (
     "seed",
@@ -25,6 +27,9 @@ VOLATILE = (
     "training.validate_every",
     "training.save_every",
     "trainer.accelerator",
+    "evaluation.baselines",
+    "evaluation.batch_size",
+    "evaluation.validation_per_task",
 )
 """Configuration keys (with all below them) that do not make another experiment."""
 
@@ -41,7 +46,7 @@ class Cell:
     """interval: over seeds (Student's t) from two runs on, else over the one run's n examples.
 
     best, tied: best of its column; not significantly worse than the best. reason: why there is no interval.
-    note: what is missing beside a value.
+    note: what is missing beside a value. scores: of each example, by seed, where the results carry them.
     """
 
     interval: Interval | None
@@ -51,6 +56,7 @@ class Cell:
     tied: bool = False
     reason: str | None = None
     note: str | None = None
+    scores: Scores = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -84,31 +90,32 @@ class Table:
 Key = tuple[Any, ...]
 
 
+def summarise_found(found: Sequence[Found]) -> Table:
+    """As `summarise`, with a line of blanks for every file that cannot be read."""
+    table = summarise([one.result for one in found if one.result is not None])
+    unreadable = [
+        Line(one.path.parent.name, [Cell(None, reason=one.reason)] * len(table.columns), Cost())
+        for one in found
+        if one.result is None
+    ]
+    ours = [line for line in table.lines if not line.reference]
+    return replace(table, lines=[*ours, *unreadable, *table.lines[len(ours) :]])
+
+
 def summarise(results: Sequence[Result]) -> Table:
     """Lines in the order of their first result, references after them; columns in the order of the first rows."""
     columns = list(dict.fromkeys(Column(r.task, r.metric, r.direction) for result in results for r in result.rows))
     tasks = list(dict.fromkeys(column.task for column in columns))
     columns.sort(key=lambda column: tasks.index(column.task))
     groups = _groups(results)
-    labels = _labels(groups)
-    lines = [Line(labels[k], [_cell(c, runs) for c in columns], _cost(runs)) for k, runs in groups.items()]
-    return Table(columns, [*_ranked(lines, columns), *_references(results, columns)], list(_notes(results)))
+    labels, rules = _labels(groups), {task: commonest(results, task) for task in tasks}
+    lines = [
+        Line(labels[k], [_cell(c, runs, rules[c.task]) for c in columns], _cost(runs)) for k, runs in groups.items()
+    ]
+    return Table(columns, [*_ranked(lines, columns), *_references(results, columns, rules)], list(_notes(results)))
 
 
 # Grouping
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists -> {dotted key: leaf}."""
-    if isinstance(config, Mapping):
-        items: Iterable[tuple[Any, Any]] = config.items()
-    elif isinstance(config, list):
-        items = enumerate(config)
-    else:
-        return {prefix: config}
-    return {
-        k: v for name, inner in items for k, v in flatten(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def _settings(result: Result) -> dict[str, Any]:
@@ -155,20 +162,29 @@ def _of(column: Column, results: Sequence[Result], model: str) -> list[Row]:
     return [row for row in rows if (row.task, row.metric) == (column.task, column.metric)]
 
 
-def _cell(column: Column, runs: Sequence[Result]) -> Cell:
-    """The mean over a line's complete runs of the column's task."""
+def _cell(column: Column, runs: Sequence[Result], rule: Protocol) -> Cell:
+    """The mean over a line's complete runs of the column's task, judged as the column is."""
     concerned = [run for run in runs if column.task in run.tasks]
     if not concerned:
         return Cell(None, reason="not trained on this task")
-    rows = _of(column, [run for run in concerned if run.status == "complete"], RUN)
+    gaps = [_stopped(run) for run in concerned if run.status != "complete"]
+    complete = [run for run in concerned if run.status == "complete"]
+    alike = [run for run in complete if protocol(run, column.task) == rule]
+    gaps += list(dict.fromkeys(unlike(protocol(run, column.task), rule) for run in complete if run not in alike))
+    by_seed = {run.seed: row for run in alike for row in _of(column, [run], RUN)}
+    rows = _of(column, alike, RUN)
     values = [row for row in rows if row.value is not None]
-    gaps = [f"seed {run.seed} {run.status}" for run in concerned if run.status != "complete"]
     gaps += list(dict.fromkeys(row.reason or "no reason given" for row in rows if row.value is None))
     reason = "; ".join(gaps) or "not measured"
     if not values:
         return Cell(None, reason=reason)
     note = f"{len(values)} of {len(concerned)} runs: {reason}" if len(values) < len(concerned) else None
-    return replace(_combined(values), note=note)
+    scores = {seed: row.values for seed, row in by_seed.items() if row.value is not None and row.values is not None}
+    return replace(_combined(values), note=note, scores=scores)
+
+
+def _stopped(run: Result) -> str:
+    return f"seed {run.seed} {run.status}" + (f": {run.error}" if run.error else "")
 
 
 def _combined(rows: Sequence[Row]) -> Cell:
@@ -194,7 +210,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _references(results: Sequence[Result], columns: Sequence[Column]) -> Iterator[Line]:
+def _references(results: Sequence[Result], columns: Sequence[Column], rules: Mapping[str, Protocol]) -> Iterator[Line]:
     """Lines of the rows that judge something else than a run. The same measurement in several runs counts once."""
     groups: dict[Key, list[Result]] = defaultdict(list)
     for result in results:
@@ -203,11 +219,13 @@ def _references(results: Sequence[Result], columns: Sequence[Column]) -> Iterato
     for (model, backbone, data), runs in groups.items():
         marks = [backbone] * (len({k[1] for k in groups}) > 1) + [data] * (len({k[2] for k in groups}) > 1)
         label = model + (f" ({', '.join(marks)})" if marks else "")
-        yield Line(label, [_reference_cell(column, runs, model) for column in columns], Cost(), reference=True)
+        cells = [_reference_cell(column, runs, model, rules[column.task]) for column in columns]
+        yield Line(label, cells, Cost(), reference=True)
 
 
-def _reference_cell(column: Column, runs: Sequence[Result], model: str) -> Cell:
-    rows = list(dict.fromkeys(_of(column, runs, model)))
+def _reference_cell(column: Column, runs: Sequence[Result], model: str, rule: Protocol) -> Cell:
+    alike = [run for run in runs if protocol(run, column.task) == rule]
+    rows = list(dict.fromkeys(_of(column, alike, model)))
     values = [row for row in rows if row.value is not None]
     if values:
         return _combined(values)
@@ -221,7 +239,7 @@ def worse_for_sure(cell: Interval, best: Interval, direction: Direction) -> bool
     """Does the interval of the difference leave out zero? None where an interval is missing.
 
     The two intervals are joined as independent ones (Zou & Donner, Statistics in Medicine 2008). On shared examples
-    that is conservative: a paired test, which needs the scores themselves, finds more differences.
+    that is conservative; `comparison.paired` finds more differences, where the results carry the scores themselves.
     """
     if cell.low is None or cell.high is None or best.low is None or best.high is None:
         return None
@@ -241,26 +259,43 @@ def _ranked_column(cells: Sequence[Cell], column: Column) -> list[Cell]:
     if len(intervals) < 2:
         return list(cells)
     sign = 1 if column.direction == "higher" else -1
-    best = max(intervals, key=lambda interval: sign * interval.value)
+    first = max(intervals, key=lambda interval: sign * interval.value)
+    best = next(cell for cell in cells if cell.interval is first)
 
     def marked(cell: Cell) -> Cell:
         if cell.interval is None:
             return cell
-        if cell.interval.value == best.value:
+        if cell.interval.value == first.value:
             return replace(cell, best=True)
-        return replace(cell, tied=worse_for_sure(cell.interval, best, column.direction) is False)
+        return replace(cell, tied=_worse(cell, best, column.direction) is False)
 
     return [marked(cell) for cell in cells]
+
+
+def _worse(cell: Cell, best: Cell, direction: Direction) -> bool | None:
+    """By the paired test on the same examples where there are scores, else by the intervals."""
+    found = paired(cell.scores, best.scores)
+    if found is not None:
+        return found.p < 0.05
+    assert cell.interval is not None
+    assert best.interval is not None
+    return worse_for_sure(cell.interval, best.interval, direction)
 
 
 # Warnings
 
 
+def _samples_of_a_task(run: Result) -> list[int]:
+    weights = run.config.get("weights") or {}
+    shares = [weights.get(task, 1) for task in run.tasks]
+    return [round(run.samples_seen * share / sum(shares)) for share in shares]
+
+
 def _notes(results: Sequence[Result]) -> Iterator[str]:
     """What makes these runs hard to compare."""
-    seen = sorted({run.samples_seen for run in results if run.status == "complete"})
+    seen = sorted({n for run in results if run.status == "complete" for n in _samples_of_a_task(run)})
     if len(seen) > 1:
-        yield f"Unequal budgets: {', '.join(f'{s:,}' for s in seen)} training samples seen."
+        yield f"Unequal budgets: {', '.join(f'{s:,}' for s in seen)} training samples of a task seen."
     commits = list(dict.fromkeys(run.git["commit"] for run in results))
     if len(commits) > 1:
         yield f"Runs of {len(commits)} commits: {', '.join((c or 'unknown')[:10] for c in commits)}."

@@ -26,13 +26,16 @@ Degradation = Literal["realesrgan", "bicubic"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What judges a task, by its name in `mtdiff.metrics`, and which way is better."""
+    """What judges a task, by its name in `mtdiff.metrics.judges`, and which way is better.
+
+    name: what is judged; which network does it, and what rows are called then, is the choice `metrics=`.
+    """
 
     name: str
     direction: Literal["lower", "higher"]
 
 
-LPIPS = Metric("lpips_alex", "lower")
+LPIPS = Metric("perceptual", "lower")
 PSNR = Metric("psnr", "higher")
 SSIM = Metric("ssim", "higher")
 
@@ -62,9 +65,9 @@ class TextToImage(Task):
 
     name: str = "text_to_image"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("fd_alexnet", "lower"),
-        Metric("kid_alexnet", "lower"),
-        Metric("clip_score_embedded", "higher"),
+        Metric("frechet", "lower"),
+        Metric("kernel", "lower"),
+        Metric("caption", "higher"),
     )
 
     @property
@@ -84,7 +87,7 @@ class Edit(Task):
 
     name: str = "edit"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("directional_similarity_embedded", "higher"),
+        Metric("directional", "higher"),
         LPIPS,
         PSNR,
         SSIM,
@@ -137,7 +140,7 @@ class Inpaint(Task):
 
     Removal, the MTU paper's only kind (after GQA-Inpaint): a whole picture, told what to take away; the mask is empty.
     Holes (boxes and brush strokes over 10 to 50 % of the picture): the source is 0 in the hole, the prompt the caption.
-    directional_image_similarity_embedded, the paper's metric, compares target with source and so holds for removals
+    directional_image, the paper's metric, compares target with source and so holds for removals
     alone, which are the examples whose mask is empty.
     """
 
@@ -147,7 +150,7 @@ class Inpaint(Task):
         LPIPS,
         PSNR,
         SSIM,
-        Metric("directional_image_similarity_embedded", "higher"),
+        Metric("directional_image", "higher"),
     )
 
     def __post_init__(self) -> None:

@@ -141,8 +141,9 @@ class Condition:
         return self._map(lambda v: v[index])
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move floating-point fields to a device or dtype; task ids keep their type."""
-        return self._map(lambda v: v.to(*args, **kwargs) if v.is_floating_point() else v.to(v.device))
+        """Move to a device, and floating-point fields to a dtype; task ids and other whole numbers keep theirs."""
+        wanted = torch.empty(0, device=self.source.device).to(*args, **kwargs)
+        return self._map(lambda v: v.to(*args, **kwargs) if v.is_floating_point() else v.to(wanted.device))
 
     @classmethod
     def cat(cls, parts: Sequence["Condition"]) -> Self:

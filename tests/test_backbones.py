@@ -1,6 +1,10 @@
 """Backbones at true size on shapes alone, and tiny ones with values: text, prediction, sites, loading, building."""
 
 import itertools
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +12,19 @@ import pytest
 import torch
 import yaml
 from diffusers import (
+    DiTPipeline,
+    DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from huggingface_hub import constants
 from tiny import TASKS, UNET, inputs, tiny_unet
+from tiny_joint import joint_architecture, label_architecture, tiny_joint, tiny_label
 from tiny_transformer import (
     SCHEDULER,
     TINY_CLIP,
@@ -24,7 +34,8 @@ from tiny_transformer import (
 )
 from torch import Tensor, nn
 
-from mtdiff.backbones import dit, sdxl, stable_diffusion
+from baselines.finetune import Finetune
+from mtdiff.backbones import dit, label_dit, sd3, sdxl, stable_diffusion
 from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.latent import byte_tokenizer
 from mtdiff.conditioning import encode_condition
@@ -39,11 +50,15 @@ TRUE = {  # parameters of the denoiser, feed-forward layers, their parameters in
     "sd15": (859_520_964, 16, 148.8, (4, 64, 64), (1, 77, 768)),
     "sdxl": (2_567_463_684, 70, 1229.5, (4, 64, 64), (1, 77, 2048)),
     "pixart": (610_856_096, 28, 297.4, (4, 64, 64), (1, 300, 4096)),
+    "sd3": (2_028_328_000, 47, 887.5, (16, 64, 64), (1, 77 + 256, 4096)),
+    "dit": (749_826_464, 28, 297.4, (4, 32, 32), (1, 1, 1)),  # diffusers keeps an embedding of time and class a block
 }
 LOADERS = {
     "mtdiff.backbones.stable_diffusion.load": stable_diffusion.load,
     "mtdiff.backbones.sdxl.load": sdxl.load,
     "mtdiff.backbones.dit.load": dit.load,
+    "mtdiff.backbones.sd3.load": sd3.load,
+    "mtdiff.backbones.label_dit.load": label_dit.load,
 }
 SDXL_UNET: dict[str, Any] = {
     **UNET,
@@ -65,18 +80,29 @@ def tiny_sdxl(weights: str = "random", seed: int = 0) -> Any:
     return sdxl.load(weights, size=16, architecture=sdxl_parts(), seed=seed)
 
 
-FAMILIES: dict[str, Any] = {"unet": tiny_unet, "sdxl": tiny_sdxl, "transformer": tiny_transformer}
+FAMILIES: dict[str, Any] = {
+    "unet": tiny_unet,
+    "sdxl": tiny_sdxl,
+    "transformer": tiny_transformer,
+    "joint": tiny_joint,
+    "label": tiny_label,
+}
 
 
 def pipeline(backbone: Any) -> Any:
     """The same parts in diffusers' own pipeline."""
     b = backbone
+    if isinstance(b, label_dit.LabelDiT):
+        return DiTPipeline(transformer=b.denoiser, vae=b.vae, scheduler=b.scheduler)
     parts = {"vae": b.vae, "scheduler": b.scheduler, "text_encoder": b.text_encoder, "tokenizer": b.tokenizer}
     if isinstance(b, dit.PixArt):
         return PixArtSigmaPipeline(transformer=b.denoiser, **parts)
     if isinstance(b, sdxl.StableDiffusionXL):
         second = {"text_encoder_2": b.text_encoder_2, "tokenizer_2": b.tokenizer_2}
         return StableDiffusionXLPipeline(unet=b.denoiser, **second, **parts)
+    if isinstance(b, sd3.StableDiffusion3):
+        more = {k: getattr(b, k) for k in ("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")}
+        return StableDiffusion3Pipeline(transformer=b.denoiser, **more, **parts)
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(unet=b.denoiser, **none, **parts)
 
@@ -110,7 +136,7 @@ def test_true_size_on_shapes_alone(name: str) -> None:
     assert round(sum(p.numel() for s in sites for p in s.module.parameters()) / 1e6, 1) == millions
     assert backbone.latent_shape == latent
     assert backbone.embed(["a cat"]).tokens.shape == text
-    assert backbone.scheduler.config["prediction_type"] == "epsilon"
+    assert backbone.scheduler.config.get("prediction_type", "flow") == ("flow" if name == "sd3" else "epsilon")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -185,6 +211,61 @@ def test_byte_tokenizer_knows_every_text(prompt: str) -> None:
     assert len(whole) - 2 == len(letters.encode())
 
 
+@pytest.mark.parametrize("t5", [False, True])
+def test_text_of_stable_diffusion_3(t5: bool) -> None:
+    backbone: Any = tiny_joint(t5=t5)
+    expected, _, pooled, _ = pipeline(backbone).encode_prompt(
+        PROMPTS, None, None, "cpu", do_classifier_free_guidance=False, max_sequence_length=4
+    )
+    found = backbone.embed(PROMPTS)
+    assert found.tokens.shape == (3, 16 + 4, 40)
+    assert torch.allclose(found.tokens, expected, atol=1e-6)
+    assert torch.allclose(found.extra["pooled"], pooled, atol=1e-6)
+    assert bool(found.tokens[:, 16:].any()) == t5
+
+
+def test_classes_by_name_by_number_and_by_hash(tmp_path: Path) -> None:
+    pipeline(tiny_label()).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["id2label"] = {"3": "tench, Tinca tinca", "7": "great white shark"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    backbone = label_dit.load(str(tmp_path), size=16)
+    named = ["Tinca tinca", "great white shark", "5", ""]
+    assert backbone.embed(named).extra["label"].tolist() == [3, 7, 5, 10]
+    other = backbone.embed(["make it red", "make it red", "make it blue", "10"]).extra["label"]
+    assert other[0] == other[1]
+    assert 0 <= other.min() <= other.max() < 10
+    assert len(set(backbone.embed([f"word {i}" for i in range(200)]).extra["label"].tolist())) == 10
+    assert label_dit.load(str(tmp_path), size=16, other="null").embed(["make it red"]).extra["label"].item() == 10
+
+
+def test_a_new_label_transformer_starts_as_dit_does(tmp_path: Path) -> None:
+    """Blocks that do nothing and a prediction of zero, around the autoencoder that is there."""
+    pipeline(tiny_label(seed=1)).save_pretrained(tmp_path)
+    made = label_dit.load(str(tmp_path), size=16, scratch=True, architecture=label_architecture())
+    assert same(made.vae.state_dict(), tiny_label(seed=1).vae.state_dict())
+    noisy, t, condition = inputs(made, [0, 1])
+    with torch.no_grad():
+        assert not made.predict(noisy, t, condition).any()
+        x = torch.randn(2, 16, 16)
+        label = condition.extra["label"]
+        assert torch.equal(made.denoiser.transformer_blocks[0](x, timestep=t, class_labels=label), x)
+    assert made.denoiser.pos_embed.proj.weight.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675)]
+)
+def test_sizes_of_dit(preset: Any, millions: int) -> None:
+    """Published parameters, where the embedding of time and class is there once and not in every block."""
+    given = yaml.safe_load((CONFIGS / "dit.yaml").read_text())["backbone"]["architecture"]
+    net = label_dit.load("meta", preset=preset, architecture=given).denoiser
+    again = sum(p.numel() for block in list(net.transformer_blocks)[1:] for p in block.norm1.emb.parameters())
+    assert round((sum(p.numel() for p in net.parameters()) - again) / 1e6) == pytest.approx(millions, abs=1)
+    with pytest.raises(ValueError, match=r"^backbone.preset=DiT-S/2: only with"):
+        label_dit.load("any/model", preset="DiT-S/2", architecture=given)
+
+
 # Prediction
 
 
@@ -254,6 +335,16 @@ def test_canvas_of_double_width(family: str) -> None:
     assert change[1] == 0
 
 
+def test_label_transformer_is_that_of_diffusers_on_squares() -> None:
+    """Also in training, where diffusers' own would drop labels at random."""
+    backbone: Any = tiny_label().train()
+    noisy, t, condition = inputs(backbone, [0, 1, 2])
+    with torch.no_grad():
+        ours = backbone.predict(noisy, t, condition)
+        backbone.denoiser.__class__ = DiTTransformer2DModel
+        assert torch.equal(backbone.predict(noisy, t, condition), ours)
+
+
 def test_positions_of_a_canvas_are_the_square_ones_in_finer_steps() -> None:
     embed = tiny_transformer().denoiser.pos_embed
     with torch.no_grad():
@@ -273,7 +364,8 @@ def test_latents_go_there_and_back_in_one_scale(family: str) -> None:
     latents = backbone.encode(pictures)
     assert latents.shape == (2, *backbone.latent_shape)
     raw = backbone.vae.encode(pictures).latent_dist.mean
-    assert torch.allclose(latents, raw * backbone.vae.config["scaling_factor"])
+    shift = 0.1 if family == "joint" else 0.0
+    assert torch.allclose(latents, (raw - shift) * backbone.vae.config["scaling_factor"])
     assert torch.allclose(backbone.decode(latents), backbone.vae.decode(raw).sample.clamp(-1, 1), atol=1e-5)
     assert not latents.requires_grad
 
@@ -284,7 +376,7 @@ def test_only_the_denoiser_enters_train_mode(family: str) -> None:
     parts = dict(backbone.named_children())
     assert parts.pop("denoiser").training
     assert not any(module.training for part in parts.values() for module in part.modules())
-    assert {"vae", "text_encoder"} <= set(parts)
+    assert set(parts) >= ({"vae"} if family == "label" else {"vae", "text_encoder"})
 
 
 # Sites
@@ -339,6 +431,30 @@ def test_input_site_counts_channels_before_and_after_widening(family: str) -> No
     assert [s.width for s in backbone.sites("input")] == [9]
 
 
+def test_joint_blocks_have_two_feed_forward_layers_but_the_last() -> None:
+    backbone = tiny_joint()
+    names = [(s.name, s.norm.name if s.norm else "") for s in backbone.sites("ffn")]
+    first, last = "transformer_blocks.0", "transformer_blocks.1"
+    assert names == [
+        (f"{first}.ff", f"{first}.norm2"),
+        (f"{first}.ff_context", f"{first}.norm2_context"),
+        (f"{last}.ff", f"{last}.norm2"),
+    ]
+    assert [s.name for s in backbone.sites("self_attention")] == [f"{first}.attn", f"{last}.attn"]
+    assert backbone.sites("cross_attention") == []
+
+
+def test_nothing_trains_what_nothing_uses() -> None:
+    """The last joint block's text queries reach no output."""
+    backbone = tiny_joint()
+    backbone.denoiser.requires_grad_(True)
+    backbone.predict(*inputs(backbone, [0, 1])).square().mean().backward()
+    unused = [k for k, p in backbone.denoiser.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unused == [f"{name}.{kind}" for name in backbone.idle()[:1] for kind in ("weight", "bias")]
+    denoiser = Denoiser(backbone, Finetune(), TASKS)
+    assert not set(denoiser.trained()) & set(unused)
+
+
 def test_task_norm_of_a_transformer_starts_neutral() -> None:
     """Its norms have no weights of their own: weight 1 and bias 0 for every task, also without values."""
     for weights in ("random", "meta"):
@@ -383,12 +499,24 @@ def test_unfolded_transformer_keeps_its_configuration() -> None:
     )
 
 
+@pytest.mark.parametrize(("family", "plain"), [("joint", SD3Transformer2DModel), ("label", DiTTransformer2DModel)])
+def test_norms_of_a_folded_transformer_are_absorbed(family: str, plain: type[nn.Module]) -> None:
+    """The time's shift and scale take the task norm's weight and bias: diffusers' own class, with the same weights."""
+    backbone = FAMILIES[family]()
+    names = set(backbone.denoiser.state_dict())
+    denoiser = Denoiser(backbone, MTU(experts=2), TASKS)
+    denoiser.method.fold(backbone, 1)
+    assert type(backbone.denoiser) is plain
+    assert set(backbone.denoiser.state_dict()) == names
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_folder_in_diffusers_format(family: str, tmp_path: Path) -> None:
     made = FAMILIES[family]()
     pipeline(made).save_pretrained(tmp_path)
-    loader: Any = {"unet": stable_diffusion.load, "sdxl": sdxl.load, "transformer": dit.load}[family]
-    tokens = {"tokens": 16} if family == "transformer" else {}
+    loaders: Any = {"unet": stable_diffusion, "sdxl": sdxl, "transformer": dit, "joint": sd3, "label": label_dit}
+    loader = loaders[family].load
+    tokens = {"transformer": {"tokens": 16}, "joint": {"tokens": 4}}.get(family, {})
     read = loader(str(tmp_path), size=16, **tokens)
     assert same(state(read), state(made))
     text, again = made.embed(PROMPTS), read.embed(PROMPTS)
@@ -474,6 +602,14 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
         "architecture.text_encoder_2: has to be given",
     ),
     "unknown XL part": (sdxl.load, {"architecture": sdxl_parts(text_encoder_3={})}, "text_encoder_3: expected one of"),
+    "nothing given to SD3": (sd3.load, {}, "architecture.transformer: has to be given"),
+    "unknown SD3 part": (sd3.load, {"architecture": joint_architecture(unet={})}, "unet: expected one of"),
+    "nothing given to DiT": (label_dit.load, {}, "architecture.transformer: has to be given"),
+    "text given to DiT": (
+        label_dit.load,
+        {"architecture": label_architecture(text_encoder=TINY_CLIP)},
+        "text_encoder: expected one of",
+    ),
     "unknown SD part": (stable_diffusion.load, {"architecture": {"unett": UNET}}, "did you mean 'unet'"),
 }
 
@@ -498,3 +634,58 @@ def test_no_shipped_model_in_one_line(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(ValueError, match="has to be given, the shipped model is not at") as error:
         stable_diffusion.load("meta", architecture={"unet": UNET})
     assert str(tmp_path) in said(error)
+
+
+# The hub, as a server of our own on this machine plays it
+
+
+REFUSALS = {  # what the hub answers, and what is said
+    "none/there": (401, "RepoNotFound", "no such repository"),
+    "behind/terms": (403, "GatedRepo", "gated: accept its terms at https://huggingface.co/behind/terms"),
+    "old/revision": (404, "RevisionNotFound", "backbone.revision=abc: the repository has no such revision"),
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        found = next((v for k, v in REFUSALS.items() if f"/{k}/" in self.path), (404, "EntryNotFound", ""))
+        self.send_response(found[0])
+        self.send_header("X-Error-Code", found[1])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HTTPServer]:
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("loader", LOADERS.values())
+@pytest.mark.parametrize("weights", REFUSALS)
+def test_the_hubs_refusals_in_one_line(weights: str, loader: Any, hub: HTTPServer) -> None:
+    with pytest.raises(ValueError, match=f"backbone.weights='{weights}'") as error:
+        loader(weights, revision="abc")
+    assert REFUSALS[weights][2] in said(error)
+
+
+def test_no_network_in_one_line(hub: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="the hub cannot be reached") as error:
+        sdxl.load("any/model")
+    assert "HF_HUB_OFFLINE" in said(error)

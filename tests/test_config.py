@@ -11,7 +11,7 @@ from mtdiff.config import ConfigError, check, signature
 ROOT = Path(__file__).parents[1]
 CASES = [
     ("method=foo", ["method=foo", "dtr", "mtu", "lora_ffn"]),
-    ("backbone=sd3", ["backbone=sd3", "nano"]),
+    ("backbone=sd9", ["backbone=sd9", "nano"]),
     ("data=mnist", ["data=mnist", "emoji"]),
     ("trainig.steps=3", ["trainig.steps", "did you mean 'training'", "sampling"]),
     ("training.stps=3", ["training.stps", "did you mean 'training.steps'"]),

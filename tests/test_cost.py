@@ -243,6 +243,17 @@ def test_adapter_on_disk(tmp_path: Path) -> None:
     assert cost.adapter_mb(Denoiser(tiny_unet("meta"), MTU(experts=2), TASKS)) == cost.adapter_mb(denoiser)
 
 
+def test_shipped_is_every_model_that_is_needed() -> None:
+    """Full tuning of one task at a time ships four models; LoRA one base and four adapters."""
+    size = sum(p.numel() for p in tiny_unet("meta").denoiser.parameters())
+    tuned, lora = (Denoiser(tiny_unet("meta"), method(name), TASKS[1:2]) for name in ("finetune", "lora_ffn"))
+    one = cost.disk_mb(tuned, size)
+    assert one["shipped_float16"] == pytest.approx(4 * one["adapter_float16"], rel=1e-3)
+    few = cost.disk_mb(lora, size)
+    assert few["base_float16"] < few["shipped_float16"] < few["base_float16"] + 4 * few["adapter_float16"]
+    assert few["around_float16"] == one["around_float16"] > 0
+
+
 # Latency and memory
 
 
@@ -342,6 +353,9 @@ def test_script_counts_a_true_size(script: Any, tmp_path: Path, capsys: Any) -> 
     assert edit == pytest.approx(60, rel=1e-3)
     assert found["disk_mb"]["base"] == pytest.approx(3438.08, abs=0.01)
     assert found["disk_mb"]["adapter"] == pytest.approx(4e-6 * found["params"]["trainable"], rel=1e-3)
+    assert found["disk_mb"]["adapter_float16"] == found["disk_mb"]["adapter"] / 2
+    assert found["disk_mb"]["shipped_float16"] == pytest.approx(2e-6 * found["params"]["total"])
+    assert found["disk_mb"]["around_float16"] == pytest.approx(2e-6 * (83_653_863 + 123_060_480), rel=1e-6)
     said = capsys.readouterr().out
     assert "859.5M" in said
     assert "0.8033 TFLOPs (0.6772 without attention products)" in said
@@ -367,7 +381,7 @@ def test_script_measures_in_a_process_of_its_own(script: Any, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["backbone=sd51"], "backbone=sd51: expected one of nano, pixart, sd15, sdxl"),
+        (["backbone=sd51"], "backbone=sd51: expected one of dit, nano, pixart, sd15, sd3, sdxl"),
         (["method=mtv"], "method=mtv: expected one of dtr, finetune, ia3, lora_ffn, mtu, one_pic"),
         (["method.expert=4"], "did you mean 'method.experts'"),
         (["method.experts=7"], "do not divide"),

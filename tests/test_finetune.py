@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import TASKS, inputs
 
-from baselines.finetune import Finetune, TaskBias, time_site
+from baselines.finetune import Finetune, TaskBias, time_sites
 from mtdiff.backbones.base import Backbone
 from mtdiff.denoiser import Denoiser
 
@@ -36,7 +36,7 @@ def test_a_single_task_has_no_embedding(tiny_backbone: Backbone) -> None:
 def test_the_embedding_is_added_to_that_of_the_time(tiny_unet: Backbone) -> None:
     base = copy.deepcopy(tiny_unet)
     denoiser = Denoiser(tiny_unet, Finetune(), TASKS)
-    layer = time_site(tiny_unet).module
+    layer = time_sites(tiny_unet)[0].module
     assert isinstance(layer, TaskBias)
     with torch.no_grad():
         layer.task_bias.normal_()

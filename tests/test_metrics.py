@@ -28,9 +28,13 @@ from mtdiff.metrics.embedding import (
     directional_similarity,
     shipped_clip,
 )
-from mtdiff.metrics.quality import Judge, RangeWarning, check_pictures, psnr, ssim
+from mtdiff.metrics.judges import Networks, assembled
+from mtdiff.metrics.measures import Parts, Perceptual
+from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, psnr, ssim
+from mtdiff.metrics.quality import Judge
+from mtdiff.metrics.suites import Embedded
 from mtdiff.pretraining import Contrastive, train_tokenizer
-from mtdiff.tasks import Metric
+from mtdiff.tasks import Edit, Inpaint, Metric, SuperResolution, TextToImage
 from mtdiff.types import Batch, Example
 
 TEXTS = ["a red apple", "a green apple", "a cat with a hat", "a cat"]
@@ -107,7 +111,7 @@ def test_lpips_equals_the_lpips_package_with_the_shipped_convolutions(capsys: py
     a, b = pictures(4), noisy(pictures(4), 0.3)
     with torch.no_grad():
         expected = reference(a, b).flatten()
-    scores = judge().scores("lpips_alex", b, batch(target=a))
+    scores = Perceptual("lpips_alex", lpips_alex()).scores(b, batch(target=a), Parts(torch.device("cpu")))
     torch.testing.assert_close(scores.float(), expected, rtol=1e-5, atol=1e-6)
     assert expected.min() > 0.05
     assert len(scores) == 4
@@ -148,8 +152,6 @@ def test_pictures_in_0_to_1_are_noticed() -> None:
     assert check_pictures(wrong, "outputs", "ignore") is wrong
     white = torch.ones(2, 3, 16, 16)
     assert check_pictures(white, "outputs", "raise") is white
-    with pytest.raises(ValueError, match="below 0"):
-        Judge(range_mistake="raise").scores("lpips_alex", wrong, batch(target=pictures(4)))
 
 
 # Distances between sets
@@ -257,14 +259,57 @@ def test_paired_difference_finds_what_separate_intervals_miss() -> None:
     assert paired_difference(base, better, rng(2)).p == pytest.approx(found.p)
     assert mean_interval(base, rng()).high > mean_interval(better, rng()).low  # type: ignore[operator]
     assert paired_difference(base, base, rng()).p == 1
-    with pytest.raises(ValueError, match="60 and 59"):
+    with pytest.raises(ValueError, match=r"\(60,\) and \(59,\)"):
         paired_difference(base, better[1:], rng())
+    gaps = np.where(np.arange(60) < 5, np.nan, 1.0)  # examples that the metric does not apply to
+    assert paired_difference(better * gaps, base * gaps, rng(2)) == paired_difference(better[5:], base[5:], rng(2))
+    for bad in (better * gaps, np.full(60, np.inf)):
+        with pytest.raises(ValueError, match="finite numbers"):
+            paired_difference(bad, base, rng())
 
 
 def test_paired_difference_rejects_a_true_null_rarely() -> None:
     draws = rng(4).standard_normal((300, 40))
     p = [paired_difference(x, np.zeros(40), rng(i), resamples=500).p for i, x in enumerate(draws)]
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.10
+
+
+def crossed(k: int, seeds: int, of_seeds: float, of_examples: float) -> np.ndarray:
+    """Differences (seeds, 40) of mean zero."""
+    r = rng(k)
+    rows, columns = of_seeds * r.standard_normal((seeds, 1)), of_examples * r.standard_normal((1, 40))
+    return rows + columns + r.standard_normal((seeds, 40))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "of_seeds", "of_examples"), [(3, 0.0, 0.0), (3, 0.5, 0.0), (3, 0.3, 1.0), (5, 0.0, 1.0)]
+)
+def test_paired_difference_over_seeds_and_examples_rejects_a_true_null_rarely(
+    seeds: int, of_seeds: float, of_examples: float
+) -> None:
+    null = np.zeros((seeds, 40))
+    found = [paired_difference(crossed(k, seeds, of_seeds, of_examples), null, rng()) for k in range(400)]
+    assert np.mean([f.p < 0.05 for f in found]) < 0.09
+    assert all((f.p < 0.05) == (f.low > 0 or f.high < 0) for f in found)  # type: ignore[operator]
+
+
+def test_paired_difference_over_seeds_sees_the_spread_of_seeds() -> None:
+    """Three trainings that differ by far more than their examples: no evidence, whatever one of them says."""
+    d = np.array([[1.0], [-0.2], [0.4]]) + 0.01 * rng(0).standard_normal((3, 100))
+    assert paired_difference(d[0], np.zeros(100), rng()).p < 0.002
+    assert paired_difference(d, np.zeros((3, 100)), rng()).p > 0.2
+    clear = paired_difference(1 + crossed(1, 3, 0.1, 0.5) / 2, np.zeros((3, 40)), rng())
+    assert clear.p < 0.02
+    assert clear.n == 40
+
+
+def test_paired_difference_of_set_metrics_is_students_over_seeds() -> None:
+    a, b = np.array([[3.0], [3.5], [4.1], [3.2]]), np.array([[2.9], [3.6], [3.7], [2.9]])
+    found, expected = paired_difference(a, b, rng()), scipy.stats.ttest_rel(a[:, 0], b[:, 0])
+    interval = expected.confidence_interval(0.95)
+    assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
+    same = paired_difference(a, a, rng())
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_seed_interval_is_students() -> None:
@@ -375,13 +420,16 @@ def batch(**fields: Tensor | list[str]) -> Batch:
     return replace(Batch.collate([blank] * n), **fields)  # type: ignore[arg-type]
 
 
-def judge(clip: Path | None = None) -> Judge:
-    return Judge(clip=clip)
+@pytest.fixture(scope="session")
+def networks(clip: MeasuringClip) -> Networks:
+    """The embedded ones, with a tiny CLIP."""
+    features = AlexNetEmbedding()
+    return Networks(lpips_alex(), "lpips_alex", features, "fd_alexnet", "kid_alexnet", "paired", clip, "_embedded")
 
 
 @pytest.fixture(scope="session")
-def full(clip_folder: Path) -> Judge:
-    return Judge(clip=clip_folder)
+def full(networks: Networks) -> Judge:
+    return assembled(networks)
 
 
 def edits(n: int = 12) -> Batch:
@@ -394,11 +442,25 @@ def edits(n: int = 12) -> Batch:
     return batch(target=target, source=source, source_caption=captions[0], target_caption=captions[1])
 
 
+PER_EXAMPLE = ("psnr", "ssim", "perceptual", "caption", "directional", "directional_image")
+PER_SET = ("frechet", "kernel")
+NAMES = {
+    "psnr": "psnr",
+    "ssim": "ssim",
+    "perceptual": "lpips_alex",
+    "caption": "clip_score_embedded",
+    "directional": "directional_similarity_embedded",
+    "directional_image": "directional_image_similarity_embedded",
+    "frechet": "fd_alexnet",
+    "kernel": "kid_alexnet",
+}
+
+
 def metrics(*names: str) -> list[Metric]:
-    return [Metric(name, "lower" if "lpips" in name or "_alexnet" in name else "higher") for name in names]
+    return [Metric(name, "lower" if name in ("perceptual", *PER_SET) else "higher") for name in names]
 
 
-ALL = metrics(*Judge.per_example, *Judge.per_set)
+ALL = metrics(*PER_EXAMPLE, *PER_SET)
 
 
 def test_scores_are_per_example_whatever_the_batch(full: Judge) -> None:
@@ -411,7 +473,7 @@ def test_scores_are_per_example_whatever_the_batch(full: Judge) -> None:
         source_caption=["a cat"],
         target_caption=["a cat with a hat"],
     )
-    for metric in Judge.per_example:
+    for metric in PER_EXAMPLE:
         scores = full.scores(metric, outputs, examples)
         assert scores.shape == (70,)
         assert full.scores(metric, outputs[one], single).item() == pytest.approx(scores[66].item(), abs=1e-4), metric
@@ -420,42 +482,40 @@ def test_scores_are_per_example_whatever_the_batch(full: Judge) -> None:
 def test_metrics_apply_where_they_have_a_meaning(full: Judge) -> None:
     examples = edits()
     outputs = noisy(examples.target, 0.2)
-    missing = {
-        name: full.scores(name, outputs, examples).isnan().nonzero().flatten().tolist() for name in full.per_example
-    }
-    assert missing.pop("directional_similarity_embedded") == [2]
-    assert missing.pop("directional_image_similarity_embedded") == [1]
-    assert missing.pop("clip_score_embedded") == [2]
+    missing = {name: full.scores(name, outputs, examples).isnan().nonzero().flatten().tolist() for name in PER_EXAMPLE}
+    assert missing.pop("directional") == [2]
+    assert missing.pop("directional_image") == [1]
+    assert missing.pop("caption") == [2]
     assert set(map(tuple, missing.values())) == {()}
     holes = examples.mask.clone()
     holes[:, :, :8] = 1
-    assert full.scores("directional_similarity_embedded", outputs, replace(examples, mask=holes)).isnan().all()
-    assert full.scores("directional_image_similarity_embedded", outputs, replace(examples, mask=holes)).isnan().all()
+    assert full.scores("directional", outputs, replace(examples, mask=holes)).isnan().all()
+    assert full.scores("directional_image", outputs, replace(examples, mask=holes)).isnan().all()
 
 
 def test_clip_score_reads_the_prompt_where_there_is_no_source(full: Judge) -> None:
     outputs = pictures(2)
     blank = batch(target=outputs, mask=torch.ones(2, 1, 64, 64), prompt=["a cat", "a cat"])
     captioned = replace(blank, target_caption=["a cat", "a cat"], prompt=["", ""])
-    found = full.scores("clip_score_embedded", outputs, blank)
-    assert torch.equal(found, full.scores("clip_score_embedded", outputs, captioned))
+    found = full.scores("caption", outputs, blank)
+    assert torch.equal(found, full.scores("caption", outputs, captioned))
     instruction = replace(blank, mask=torch.zeros(2, 1, 64, 64))
-    assert full.scores("clip_score_embedded", outputs, instruction).isnan().all()
+    assert full.scores("caption", outputs, instruction).isnan().all()
 
 
 def test_a_copy_of_the_source_scores_zero_and_the_truth_one(full: Judge) -> None:
     examples = edits()
     applies = torch.tensor([i not in (1, 2) for i in range(12)])
-    for name in ("directional_similarity_embedded", "directional_image_similarity_embedded"):
+    for name in ("directional", "directional_image"):
         assert full.scores(name, examples.source, examples)[applies].tolist() == [0] * 10
-    truth = full.scores("directional_image_similarity_embedded", examples.target, examples)
+    truth = full.scores("directional_image", examples.target, examples)
     assert truth[applies].tolist() == pytest.approx([1] * 10, abs=1e-4)
 
 
 def test_rows_come_in_order_with_intervals_and_counts(full: Judge) -> None:
     examples = edits()
     rows = list(full.rows("edit", ALL, noisy(examples.target, 0.2), examples, seed=0, model="copy"))
-    assert [(r.metric, r.direction) for r in rows] == [(m.name, m.direction) for m in ALL]
+    assert [(r.metric, r.direction) for r in rows] == [(NAMES[m.name], m.direction) for m in ALL]
     assert {(r.task, r.model, r.reason) for r in rows} == {("edit", "copy", None)}
     assert [r.n for r in rows] == [12, 12, 12, 11, 11, 11, 12, 12]
     for row in rows:
@@ -464,7 +524,7 @@ def test_rows_come_in_order_with_intervals_and_counts(full: Judge) -> None:
 
 
 def test_rows_depend_on_the_seed_alone(full: Judge) -> None:
-    examples, names = edits(), metrics("psnr", "fd_alexnet")
+    examples, names = edits(), metrics("psnr", "frechet")
     outputs = noisy(examples.target, 0.2)
     first, again, other = (list(full.rows("edit", names, outputs, examples, seed)) for seed in (0, 0, 1))
     assert first == again
@@ -483,7 +543,7 @@ def test_the_callers_autocast_changes_nothing(full: Judge) -> None:
 def test_set_metrics_rank_noise(full: Judge) -> None:
     examples = batch(target=pictures(40))
     rows = [
-        {r.metric: r.value for r in full.rows("t", metrics("fd_alexnet", "kid_alexnet"), x, examples, 0)}
+        {r.metric: r.value for r in full.rows("t", metrics("frechet", "kernel"), x, examples, 0)}
         for x in (examples.target, noisy(examples.target, 0.05), noisy(examples.target, 0.5))
     ]
     assert rows[0]["fd_alexnet"] == pytest.approx(0, abs=1e-6)
@@ -491,9 +551,7 @@ def test_set_metrics_rank_noise(full: Judge) -> None:
         assert rows[0][name] < rows[1][name] < rows[2][name]  # type: ignore[operator]
 
 
-def test_what_cannot_be_measured_is_none_with_a_reason(
-    full: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_cannot_be_measured_is_none_with_a_reason(full: Judge) -> None:
     examples = batch(target=pictures(4), source=pictures(4))
 
     def only(judge: Judge, name: str, outputs: Tensor) -> tuple[float | None, float | None, int, str | None]:
@@ -501,28 +559,57 @@ def test_what_cannot_be_measured_is_none_with_a_reason(
         return row.value, row.low, row.n, row.reason
 
     outputs = noisy(examples.target, 0.1)
-    for name in Judge.per_example[3:]:
+    for name in PER_EXAMPLE[3:]:
         assert only(full, name, outputs) == (None, None, 0, "applies to none of the examples")
-    assert only(full, "fd_alexnet", outputs) == (None, None, 0, "needs at least 10 examples, got 4")
+    assert only(full, "frechet", outputs) == (None, None, 0, "needs at least 10 examples, got 4")
     broken = outputs.clone()
     broken[1, 0, 0, 0] = float("nan")
     assert only(full, "psnr", broken) == (None, None, 0, "1 of 4 outputs are not finite")
-    monkeypatch.setattr("mtdiff.metrics.quality.shipped_clip", lambda: tmp_path / "none")
-    assert only(Judge(), "clip_score_embedded", outputs) == (None, None, 0, "no measuring CLIP")
-    with pytest.raises(ValueError, match="pass clip="):
-        Judge().scores("clip_score_embedded", outputs, examples)
 
 
-def test_wrong_names_and_shapes_are_refused(full: Judge, tmp_path: Path) -> None:
+def test_wrong_names_and_shapes_are_refused(full: Judge) -> None:
     examples = batch(target=pictures(4))
     with pytest.raises(ValueError, match="metric 'fid': expected one of psnr, ssim"):
         full.scores("fid", examples.target, examples)
-    with pytest.raises(ValueError, match=r"'fid' of task 't': expected one of .*fd_alexnet, kid_alexnet"):
+    with pytest.raises(ValueError, match=r"'fid' of task 't': expected one of .*frechet, kernel"):
         list(full.rows("t", metrics("fid"), examples.target, examples, 0))
+    with pytest.raises(ValueError, match="'frechet': fd_alexnet is one number of a whole set"):
+        full.scores("frechet", examples.target, examples)
     with pytest.raises(ValueError, match=r"expected \(4, 3, 64, 64\) as the targets"):
         full.scores("psnr", examples.target[:3], examples)
-    with pytest.raises(ValueError, match="expected a folder"):
-        Judge(clip=tmp_path)
+
+
+@pytest.mark.parametrize(("mistake", "stops"), [("raise", True), ("ignore", False)])
+def test_the_judge_notices_pictures_in_0_to_1(networks: Networks, mistake: RangeMistake, stops: bool) -> None:
+    judge, examples = assembled(networks, range_mistake=mistake), batch(target=pictures(4))
+    wrong = (pictures(4) + 1) / 2
+    if stops:
+        with pytest.raises(ValueError, match="below 0"):
+            judge.scores("psnr", wrong, examples)
+    else:
+        assert judge.scores("psnr", wrong, examples).max() < 30
+
+
+def test_verdicts_hold_what_rows_are_means_of(full: Judge) -> None:
+    examples = replace(edits(), key=[f"example {i}" for i in range(12)])
+    found = {v.row.metric: v for v in full.verdicts("edit", ALL, noisy(examples.target, 0.2), examples, 0)}
+    for kind in PER_EXAMPLE:
+        verdict = found[NAMES[kind]]
+        assert verdict.values is not None
+        assert verdict.keys == tuple(examples.key)
+        assert np.nanmean(verdict.values) == pytest.approx(verdict.row.value)
+    directional = found["directional_similarity_embedded"].values
+    assert directional is not None
+    assert np.isnan(directional).nonzero()[0].tolist() == [2]
+    assert all(found[NAMES[kind]].values is None for kind in PER_SET)
+
+
+def test_the_embedded_judge_covers_what_the_tasks_name() -> None:
+    judge = Embedded().judge()
+    for task in (TextToImage(), Edit(), SuperResolution(), Inpaint()):
+        assert [judge.measure(metric.name).name for metric in task.metrics] == [NAMES[m.name] for m in task.metrics]
+    with pytest.raises(ValueError, match=r"metrics\.clip_preparation=squash: expected one of antialiased"):
+        Embedded("squash")  # type: ignore[arg-type]
 
 
 def test_the_shipped_clip_is_inside_the_package() -> None:

@@ -11,10 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.stats
 
+from baselines.published_numbers import published
 from mtdiff import results as module
+from mtdiff.comparison import paired
 from mtdiff.metrics.bootstrap import Interval
 from mtdiff.provenance import git_state
 from mtdiff.results import Result, Row, collect, portable, provenance
@@ -77,7 +80,7 @@ def test_the_keys_are_the_documented_ones(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "r.json").read_text())
     expected = (
         "schema status method backbone data tasks seed config git versions device steps samples_seen "
-        "seconds params cost rows"
+        "seconds params cost rows method_report error"
     )
     assert set(content) == set(expected.split())
     assert set(content["cost"]) == {"flops", "flops_no_attn", "latency_ms", "peak_memory_mb"}
@@ -371,7 +374,7 @@ def test_what_makes_runs_incomparable_is_said() -> None:
         device="cuda: y",
     )
     assert summarise([result(), other]).notes == [
-        "Unequal budgets: 3,200, 6,400 training samples seen.",
+        "Unequal budgets: 1,600, 3,200 training samples of a task seen.",
         "Runs of 2 commits: aaaaaaaaaa, bbbbbbbbbb.",
         "1 of 2 runs come from a working tree with uncommitted changes.",
         "Mixed versions of torch: 2.11, 2.12.",
@@ -407,9 +410,9 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_table_as_markdown(runs: Path) -> None:
-    done = table(cwd=runs)
+    done = table("published=false", cwd=runs)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["table.md", "table.html"]
+    assert done.stdout.split() == ["table.md", "table.html", "table.tex"]
     text = (runs / "table.md").read_text()
     lines = [[cell.strip() for cell in line.split(" | ")] for line in text.splitlines() if line.startswith("|")]
     head, rule, mtu, dtr, ia3, apart, copy = lines
@@ -432,7 +435,7 @@ def test_the_table_as_markdown(runs: Path) -> None:
 
 
 def test_the_table_as_html(runs: Path) -> None:
-    assert table("out=deep/page", cwd=runs).returncode == 0
+    assert table("out=deep/page", "published=false", cwd=runs).returncode == 0
     page = (runs / "deep/page.html").read_text()
     assert "http" not in page
     assert "<b>20.20</b>" in page
@@ -457,9 +460,10 @@ def test_several_patterns_and_a_repeated_run(runs: Path) -> None:
     ("arguments", "complaint"),
     [
         (["results=no/*.json"], "table.py: results=no/*.json: no such file"),
-        (["size=3"], "table.py: argument 'size=3': expected results=... out=..."),
-        (["results"], "table.py: argument 'results': expected results=... out=..."),
-        (["out="], "table.py: argument 'out=': expected results=... out=..."),
+        (["size=3"], "table.py: argument 'size=3': expected results=... out=... published=..."),
+        (["results"], "table.py: argument 'results': expected results=... out=... published=..."),
+        (["published=no"], "table.py: published=no: expected true or false"),
+        (["out="], "table.py: argument 'out=': expected results=... out=... published=..."),
     ],
 )
 def test_a_wrong_command_gives_one_line_and_code_2(arguments: list[str], complaint: str, tmp_path: Path) -> None:
@@ -468,11 +472,120 @@ def test_a_wrong_command_gives_one_line_and_code_2(arguments: list[str], complai
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_file_gives_one_line_and_code_2(runs: Path) -> None:
-    changed(runs / "runs/b/result.json", lambda c: c.update(seed="x"))
-    done = table(cwd=runs)
-    assert done.returncode == 2
-    assert done.stderr == "table.py: runs/b/result.json: key `seed`: expected a whole number, got 'x'\n"
+def test_a_file_that_cannot_be_read_is_blank_with_the_reason(runs: Path) -> None:
+    changed(runs / "runs/b/result.json", lambda c: c.update(schema=2))
+    done = table("published=false", cwd=runs)
+    assert done.returncode == 0
+    assert done.stderr == "table.py: left blank: runs/b/result.json: key `schema`: expected 1, got 2\n"
+    text = (runs / "table.md").read_text()
+    blank = next(line for line in text.splitlines() if line.startswith("| b |"))
+    assert blank.split(" | ")[1:3] == ["[^3]", "[^3]"]
+    assert "[^3]: key `schema`: expected 1, got 2" in text
+    for path in runs.glob("runs/*/result.json"):
+        changed(path, lambda c: c.update(schema=2))
+    assert table(cwd=runs).returncode == 2
+
+
+def test_published_numbers_stand_apart_with_their_source(runs: Path) -> None:
+    assert table(cwd=runs).returncode == 0
+    ours, theirs = (runs / "table.md").read_text().split("## Published elsewhere")
+    assert "869M | 7.2 ↓" not in ours
+    assert "arXiv 2503.11905" not in ours
+    row = next(line for line in theirs.splitlines() if line.startswith("| MTU N=4 | SD 1.5"))
+    assert [c.strip() for c in row.strip("| ").split("|")][2:8] == ["0.68", "869M", "7.2", "17.2", "24.8", "44.0"]
+    assert all("arXiv" in line for line in theirs.splitlines() if line.startswith("| ") and "SD" in line)
+    found = published()
+    for kind in ("tasks", "routing"):
+        assert {r["source"] for r in found[kind]} <= set(found["sources"])
+
+
+def test_the_table_as_latex(runs: Path) -> None:
+    assert table(cwd=runs).returncode == 0
+    text = (runs / "table.tex").read_text()
+    assert "lpips\\_alex $\\downarrow$" in text
+    assert "\\textbf{20.20}" in text
+    for name in ("table", "tabular"):
+        assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 2
+    assert text.count("{") == text.count("}")
+    ours = text[: text.index("\\bottomrule")]
+    rows = [line for line in ours.splitlines() if line.endswith(" \\\\")]
+    widths = {line.count(" & ") for line in rows[1:]}
+    assert len(widths) == 1
+
+
+# Paired comparison and protocols
+
+
+def scores(d: Any) -> dict[int, list[float]]:
+    return dict(enumerate(np.atleast_2d(d).tolist()))
+
+
+def test_one_seed_is_nearly_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=400), rng.normal(0.1, size=400)
+    found, expected = paired(scores(a), scores(b)), scipy.stats.ttest_rel(a, b)
+    assert found is not None
+    low, high = expected.confidence_interval(0.95)
+    assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, low, high), abs=0.03)
+
+
+def test_examples_that_do_not_differ_leave_the_t_test_over_seeds() -> None:
+    d = np.repeat([[0.1], [0.5], [0.3], [0.6]], 9, axis=1)
+    found = paired(scores(d), scores(0 * d))
+    assert found is not None
+    assert found.p == pytest.approx(scipy.stats.ttest_1samp(d[:, 0], 0).pvalue)
+
+
+def test_only_shared_seeds_and_examples_are_compared() -> None:
+    a = {0: [1.0, 2.0, None], 1: [9.0, 9.0, 9.0]}
+    found = paired(a, {0: [0.5, 1.5, 7.0], 2: [0.0, 0.0, 0.0]})
+    assert found is not None
+    assert (found.value, found.n) == (0.5, 2)
+    assert paired(a, {3: [1.0, 2.0, 3.0]}) is None
+    assert paired(a, {0: [1.0, 2.0]}) is None
+
+
+def test_scores_decide_where_intervals_cannot() -> None:
+    base = np.linspace(0, 10, 20)
+    close = row(5.1, values=tuple(base + 0.1 + 0.01 * (-1) ** np.arange(20)))
+    runs = [result("a", rows=[row(5.0, values=tuple(base))]), result("b", rows=[close])]
+    assert [line.cells[0].tied for line in summarise(runs).lines] == [False, False]
+    blind = [replace(r, rows=[replace(x, values=None) for x in r.rows]) for r in runs]
+    assert [line.cells[0].tied for line in summarise(blind).lines] == [True, False]
+    assert paired({0: [1.0, None, 2.0]}, {1: [1.0, 2.0, 3.0]}) is None
+
+
+@pytest.mark.parametrize("key", ["per_task", "split", "sampling", "task", "data", "version"])
+def test_what_was_judged_otherwise_is_blank_with_the_reason(key: str) -> None:
+    config = {
+        "seed": 0,
+        "evaluation": {"per_task": 64, "split": "test"},
+        "sampling": {"steps": 20},
+        "task": {"edit": {"x": 1}, "inpaint": {"x": 1}},
+    }
+    other = json.loads(json.dumps(config))
+    fields: dict[str, Any] = {}
+    if key in ("per_task", "split"):
+        other["evaluation"][key] = {"per_task": 32, "split": "validation"}[key]
+    elif key == "sampling":
+        other["sampling"]["steps"] = 10
+    elif key == "task":
+        other["task"]["edit"]["x"] = 2
+    else:
+        fields = {"data": "faces"} if key == "data" else {"versions": {"mtdiff": "0.2"}}
+    runs = [result(config=config), result("ia3", config=config), result("dtr", config=other, **fields)]
+    edit, inpaint = summarise(runs).lines[2].cells
+    assert edit.interval is None
+    assert edit.reason is not None
+    assert edit.reason.startswith("judged otherwise: ")
+    assert (inpaint.interval is None) == (key != "task")
+
+
+def test_scores_stay_on_one_line_in_the_file(tmp_path: Path) -> None:
+    saved = result(rows=[row(20.0, values=(1.5, None, -2e-07))], method_report={"a": [[1, 2], [3, 4]]})
+    saved.save(tmp_path / "r.json")
+    assert Result.load(tmp_path / "r.json") == saved
+    assert '"values": [ 1.5, null, -2e-07 ]' in (tmp_path / "r.json").read_text()
 
 
 def test_help_names_the_arguments(tmp_path: Path) -> None:

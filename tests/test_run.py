@@ -44,7 +44,8 @@ def test_run_folder_holds_what_it_promises(finished: tuple[Path, str]) -> None:
     for task in TASKS:
         assert (folder / "samples" / f"{task}.png").exists()
         assert (folder / "samples" / "training" / f"{task}-000004.png").exists()
-    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert [p.name.split("-")[1] for p in sorted((folder / "checkpoints").iterdir())] == ["00000002", "00000004"]
+    assert not (folder / ".lock").exists()
     assert str(folder / "result.json").rsplit("/", 1)[1] in said
     assert "samples" in said
 
@@ -121,3 +122,10 @@ def test_one_task_and_wandb_offline(tmp_path: Path) -> None:
     offline = list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(offline) == 1
     assert offline[0].stat().st_size > 0
+
+
+def test_killed_runs_end_as_if_they_never_were(tmp_path: Path) -> None:
+    run("kill_study.py", "kills=2", "methods=mtu", "warm=true", f"out={tmp_path}/kills.json")
+    found = json.loads((tmp_path / "kills.json").read_text())
+    assert (found["kills"], found["identical"], found["unreadable_checkpoints"]) == (2, 2, 0)
+    assert sum(found["during"].values()) == 2

@@ -104,12 +104,12 @@ def test_names_needs_and_metrics():
         task.name: (dict(task.needs), {m.name: m.direction for m in task.metrics})
         for task in (TextToImage(), Edit(), SuperResolution(), Inpaint())
     }
-    fidelity = {"lpips_alex": "lower", "psnr": "higher", "ssim": "higher"}
-    distribution = {"fd_alexnet": "lower", "kid_alexnet": "lower", "clip_score_embedded": "higher"}
-    inpaint = {**fidelity, "directional_image_similarity_embedded": "higher"}
+    fidelity = {"perceptual": "lower", "psnr": "higher", "ssim": "higher"}
+    distribution = {"frechet": "lower", "kernel": "lower", "caption": "higher"}
+    inpaint = {**fidelity, "directional_image": "higher"}
     assert shown == {
         "text_to_image": ({"caption": 1.0}, distribution),
-        "edit": ({"edit": 1.0}, {"directional_similarity_embedded": "higher", **fidelity}),
+        "edit": ({"edit": 1.0}, {"directional": "higher", **fidelity}),
         "super_resolution": ({"picture": 1.0}, fidelity),
         "inpaint": ({"removal": 0.5, "picture": 0.5}, inpaint),
     }

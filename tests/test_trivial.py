@@ -8,7 +8,7 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor, nn
 
 from baselines.trivial import autoencoder, biharmonic, trivial
-from mtdiff.metrics.quality import psnr
+from mtdiff.metrics.pictures import psnr
 from mtdiff.types import Batch, Example
 
 

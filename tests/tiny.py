@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tiny_joint import tiny_joint, tiny_label
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE, tiny_transformer
 from torch import Tensor
 
@@ -56,7 +57,12 @@ def sdxl_shapes() -> Backbone:
 
 
 # The contract battery runs over each of these.
-BACKBONES: dict[str, Callable[[], Backbone]] = {"unet": tiny_unet, "transformer": tiny_transformer}
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "unet": tiny_unet,
+    "transformer": tiny_transformer,
+    "joint": tiny_joint,
+    "label": tiny_label,
+}
 
 
 def inputs(backbone: Backbone, task: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor, Condition]:

@@ -6,7 +6,7 @@ Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens,
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -46,6 +46,19 @@ class Site:
             setattr(self.parent, self.attribute, module)
 
 
+class Encoder(Protocol):
+    """Makes latents and text embeddings: a backbone, or one that looks them up first."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As `Backbone.encode`."""
+
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """As `Backbone.embed`."""
+
+
 class Backbone(nn.Module, ABC):
     """A pre-trained latent diffusion model: autoencoder and text encoder (both frozen for good) around `denoiser`.
 
@@ -78,6 +91,16 @@ class Backbone(nn.Module, ABC):
     def sites(self, kind: SiteKind) -> list[Site]:
         """The places of one kind, in the order of the forward pass."""
 
+    def idle(self) -> list[str]:
+        """Modules of the denoiser that are computed but whose result nothing uses: no method trains them."""
+        return []
+
+    def shards(self) -> list[nn.Module]:
+        """Parts of the denoiser, called one after the other, that are gathered one at a time where it is sharded."""
+        names = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
+        children = (child for name, child in self.denoiser.named_children() if name in names)
+        return [part for child in children for part in (child if isinstance(child, nn.ModuleList) else [child])]
+
     def widen_input(self, extra: int, tasks: int, routing: Routing) -> None:
         """Give every task an input convolution of its own with `extra` more channels, which start at zero."""
         for site in self.sites("input"):
@@ -88,6 +111,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sync_config(self) -> None:
         """Bring the denoiser's own diffusers configuration in line with its modules, once a method has folded."""
+
+    def compile_denoiser(self, in_parts: bool = False, **options: Any) -> None:
+        """torch.compile in place, which changes no name in the state dict; in_parts: each of `shards` by itself."""
+        for part in self.shards() if in_parts else [self.denoiser]:
+            part.compile(**options)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass (diffusers' own switch)."""

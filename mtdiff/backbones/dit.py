@@ -11,6 +11,8 @@ Letters: B batch, C latent channels, h w latent size, L text tokens, D text widt
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -111,6 +113,22 @@ def affine(norm: nn.LayerNorm) -> nn.LayerNorm:
     return nn.LayerNorm(norm.normalized_shape, norm.eps).requires_grad_(False)
 
 
+NANO_DIT = "nano_dit"  # a transformer around nano's autoencoder and text encoder, if this package has it
+NANO_TOKENS = 32
+
+
+def shipped(name: str) -> Path:
+    """Folder of a model inside the package."""
+    return Path(str(files("mtdiff").joinpath("assets", name)))
+
+
+def around_nano(transformer: Mapping[str, Any], seed: int = 0) -> PixArt:
+    """A new transformer, from keyword arguments of its class, around the other parts of `nano`."""
+    with drawing("cpu", seed):
+        made = network(PixArtTransformer2DModel, "transformer", transformer)
+    return PixArt(made, **read_parts(shipped("nano"), None, REST), size=64, attention="plain", tokens=NANO_TOKENS)
+
+
 def load(
     weights: str,
     size: int = 512,
@@ -125,20 +143,22 @@ def load(
     """A PixArt-Sigma by name.
 
     weights: a folder in diffusers format, a hub repository (pin it with `revision`), `random` (drawn from `seed`) or
-    `meta` (shapes only); the last two are built from `architecture`.
-    parts: where all but the transformer is, if elsewhere (the published 512-pixel model is the transformer alone).
+    `meta` (shapes only); the last two are built from `architecture`. `nano_dit`: the one of this package.
+    parts: where all but the transformer is, if elsewhere (the published 512-pixel model is the transformer alone);
+    `nano`: the package's own.
     """
+    if weights == NANO_DIT and not shipped(NANO_DIT).exists():
+        raise ValueError(
+            "backbone.weights=nano_dit: not in this package; make it with `python experiments/pretrain.py "
+            "backbone=nano_dit`, or choose random"
+        )
     if weights in ("random", "meta"):
         made = build(dict(architecture or {}), tokens, "meta" if weights == "meta" else "cpu", seed)
     else:
-        made = read_parts(weights, revision, {"transformer": PixArtTransformer2DModel})
-        rest = {
-            "vae": AutoencoderKL,
-            "text_encoder": read_encoder,
-            "tokenizer": AutoTokenizer,
-            "scheduler": DDIMScheduler,
-        }
-        made |= read_parts(parts, parts_revision, rest) if parts else read_parts(weights, revision, rest)
+        where = shipped(NANO_DIT) if weights == NANO_DIT else weights
+        made = read_parts(where, revision, {"transformer": PixArtTransformer2DModel})
+        others = shipped("nano") if parts == "nano" else parts
+        made |= read_parts(others, parts_revision, REST) if others else read_parts(where, revision, REST)
     return PixArt(**made, size=size, attention=attention, tokens=tokens)
 
 
@@ -147,6 +167,10 @@ def read_encoder(weights: str, subfolder: str, revision: str | None) -> nn.Modul
     where: dict[str, Any] = {"subfolder": subfolder, "revision": revision}
     cls, _ = encoder_classes(AutoConfig.from_pretrained(weights, **where).model_type)
     return cls.from_pretrained(weights, use_safetensors=True, dtype=torch.float32, **where)
+
+
+REST = {"vae": AutoencoderKL, "text_encoder": read_encoder, "tokenizer": AutoTokenizer, "scheduler": DDIMScheduler}
+"""All parts but the transformer, and what reads them."""
 
 
 def encoder_classes(kind: str) -> tuple[Any, Any]:

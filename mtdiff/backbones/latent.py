@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
+from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.hub import explained
 
 
 class LatentBackbone(Backbone):
@@ -31,7 +32,12 @@ class LatentBackbone(Backbone):
     def __init__(self, denoiser: nn.Module, vae: AutoencoderKL, scheduler: Any, size: int, attention: str) -> None:
         super().__init__()
         self.denoiser, self.vae, self.scheduler, self.size = denoiser, vae.eval(), scheduler, size
-        side = size // 2 ** (len(vae.config["block_out_channels"]) - 1)
+        step = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        if size < step or size % step:
+            raise ValueError(
+                f"backbone.size={size}: expected a multiple of {step}, pixels of a latent of its autoencoder"
+            )
+        side = size // step
         self.latent_shape = (vae.config["latent_channels"], side, side)
         if attention == "plain":
             self.denoiser.set_attn_processor(AttnProcessor())
@@ -42,15 +48,20 @@ class LatentBackbone(Backbone):
         self.denoiser.train(mode)
         return self
 
+    @property
+    def shift(self) -> float:
+        """What is taken from the autoencoder's latents before they are scaled; most have none."""
+        return self.vae.config.get("shift_factor") or 0.0
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean  # (B, C, h, w)
-        return latents.float() * self.vae.config["scaling_factor"]
+        return (latents.float() - self.shift) * self.vae.config["scaling_factor"]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        images = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config["scaling_factor"]).sample
-        return images.float().clamp(-1, 1)
+        unscaled = latents / self.vae.config["scaling_factor"] + self.shift
+        return self.vae.decode(unscaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
     def sync_config(self) -> None:
         """Bring the denoiser's own config in line with its modules once a method has folded.
@@ -82,24 +93,26 @@ def byte_tokenizer(length: int) -> CLIPTokenizer:
 # Reading
 
 
-def read_parts(weights: str | Path, revision: str | None, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Parts by folder name and class, from a folder in diffusers format or the hub; safetensors only, in float32."""
-    try:
-        return {name: _read(cls, weights, name, revision) for name, cls in parts.items()}
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"backbone.weights={str(weights)!r}: {', '.join(parts)} could not be read there ({reason}); expected "
-            "a folder in diffusers format, a hub repository, 'random' or 'meta'"
-        ) from None
+def read_parts(
+    weights: str | Path, revision: str | None, parts: Mapping[str, Any], pickled: bool = False
+) -> dict[str, Any]:
+    """Parts by folder name and class, from a folder in diffusers format or the hub, in float32.
+
+    Safetensors only; pickled: also what is there as a pickle alone, read by torch's `weights_only`.
+    """
+    made = {}
+    for name, cls in parts.items():
+        with explained(weights, revision, name):
+            made[name] = _read(cls, weights, name, revision, pickled)
+    return made
 
 
-def _read(cls: Any, weights: str | Path, name: str, revision: str | None) -> Any:
+def _read(cls: Any, weights: str | Path, name: str, revision: str | None, pickled: bool) -> Any:
     options: dict[str, Any] = {"subfolder": name, "revision": revision}
     if not inspect.isclass(cls):
         return cls(weights, **options)
     if issubclass(cls, ModelMixin):
-        options |= {"use_safetensors": True, "torch_dtype": torch.float32}
+        options |= {"use_safetensors": None if pickled else True, "torch_dtype": torch.float32}
     elif issubclass(cls, PreTrainedModel):
         options |= {"use_safetensors": True, "dtype": torch.float32}
     elif cls is DDIMScheduler:
@@ -140,6 +153,13 @@ def noise_schedule(given: Mapping[str, Any]) -> DDIMScheduler:
     """Noise schedule and prediction type, as keyword arguments of diffusers' DDIMScheduler; latents are not clipped."""
     refuse_unknown("backbone.architecture.scheduler", given, inspect.signature(DDIMScheduler).parameters)
     return DDIMScheduler.from_config({"clip_sample": False, **given})
+
+
+def flow_schedule(given: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    """Times of a flow, as keyword arguments of diffusers' FlowMatchEulerDiscreteScheduler."""
+    known = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+    refuse_unknown("backbone.architecture.scheduler", given, known)
+    return FlowMatchEulerDiscreteScheduler.from_config(dict(given))
 
 
 def refuse_unknown(key: str, given: Iterable[str], allowed: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ resumes anywhere. i numbers the examples of a run, n those of one task:
 
     i -> (task, n)          `Cycle` over the tasks, in shares of their weights
     n -> (need, m)          `Cycle` over the kinds of record the task needs
-    m -> (epoch, index)     a permutation of the source's records per epoch
+    m -> (epoch, index)     an order of the source's records per epoch (`Source.order`)
     (seed, split, task name, need, epoch, index) -> what the source and the task draw freely
 
 So the n-th example of a task does not depend on the other tasks or on the weights.
@@ -14,7 +14,6 @@ So the n-th example of a task does not depend on the other tasks or on the weigh
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from math import isfinite
 
 import cv2
 import numpy as np
@@ -22,32 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from mtdiff.data.shares import cycle_counts
 from mtdiff.data.source import Need, Source
 from mtdiff.rng import number, numpy_rng
 from mtdiff.tasks import Task
 from mtdiff.types import SPLITS, Example, Split
-
-LONGEST = 100
-"""Cycles are at most this long."""
-TOLERANCE = 0.01
-"""Shares are kept to this relative error."""
-
-
-def cycle_counts(weights: Mapping[str, float]) -> list[int]:
-    """How often each kind comes in the shortest cycle that keeps every share to 1 % of itself.
-
-    Weights 1, 1, 2 give 1, 1, 2; weights 0.3, 0.7 give 3, 7. ValueError where no cycle of up to 100 will do.
-    """
-    for name, weight in weights.items():
-        if not isfinite(weight) or weight <= 0:
-            raise ValueError(f"weights[{name!r}]={weight!r}: expected a finite number above 0")
-    total = sum(weights.values())
-    for length in range(len(weights), LONGEST + 1):
-        exact = [weight / total * length for weight in weights.values()]
-        counts = [round(count) for count in exact]
-        if sum(counts) == length and all(abs(c - e) <= TOLERANCE * e for c, e in zip(counts, exact, strict=True)):
-            return counts
-    raise ValueError(f"weights={dict(weights)!r}: expected shares within 1 % of whole counts out of {LONGEST} or fewer")
 
 
 class Cycle:
@@ -116,8 +94,8 @@ class Stream:
 
     def _order(self, need: Need, epoch: int) -> NDArray[np.int64]:
         if need not in self._orders or self._orders[need][0] != epoch:
-            order = numpy_rng(*self.key, need, epoch, "order").permutation(self.sizes[need])
-            self._orders[need] = epoch, order
+            rng = numpy_rng(*self.key, need, epoch, "order")
+            self._orders[need] = epoch, self.source.order(need, self.split, rng)
         return self._orders[need][1]
 
 

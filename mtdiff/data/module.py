@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from mtdiff.data.mixture import Mixture, RunningBatchSampler, one_thread
+from mtdiff.data.loader import SteadyLoader
+from mtdiff.data.mixture import Mixture, one_thread
 from mtdiff.data.source import Source
 from mtdiff.tasks import Task
 from mtdiff.types import Batch, Example, Split
@@ -50,28 +51,39 @@ class MixtureModule(LightningDataModule):
 
     # Loaders
 
-    def train_dataloader(self) -> DataLoader[Example]:
+    def train_dataloader(self) -> SteadyLoader:
         """Endless; starts at `next_number()` whenever it is iterated."""
-        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        sampler = RunningBatchSampler(self.batch_size, self.next_number, rank, world)
-        return self._loader(self.train, batch_sampler=sampler, persistent_workers=self.workers > 0)
+        rank, world = self._place()
+        return SteadyLoader(self.train, self.batch_size, self.next_number, rank, world, **self._how())
 
     def val_dataloader(self) -> DataLoader[Example]:
-        return self._loader(self.validation, batch_size=self.batch_size)
+        """This process's share, equally many for all; where they do not divide, some examples come twice."""
+        rank, world = self._place()
+        return self._fixed(self.validation, DistributedSampler(self.validation, world, rank, shuffle=False))
 
     def test_dataloader(self) -> DataLoader[Example]:
-        return self._loader(self.test, batch_size=self.batch_size)
+        return self._fixed(self.test)
 
-    def _loader(self, examples: Dataset[Example], **how: Any) -> DataLoader[Example]:
-        return DataLoader(
-            examples,
-            num_workers=self.workers,
-            collate_fn=Batch.collate,
-            worker_init_fn=one_thread,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if self.workers > 0 else None,
-            **how,
-        )
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and how many processes there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _fixed(self, examples: Dataset[Example], sampler: Sampler[int] | None = None) -> DataLoader[Example]:
+        seeds = torch.Generator()  # of its own: starting workers leaves the run's random state alone
+        return DataLoader(examples, batch_size=self.batch_size, sampler=sampler, generator=seeds, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "collate_fn": Batch.collate,
+            "worker_init_fn": one_thread,
+            "pin_memory": torch.cuda.is_available(),
+            "prefetch_factor": 4 if self.workers > 0 else None,
+        }
+
+    def skipped(self) -> Mapping[str, int]:
+        """Records that could not be read and were replaced so far, by `need/split`."""
+        return self.train.streams[0].source.skipped()
 
     # Resumption
 

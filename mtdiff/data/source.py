@@ -1,9 +1,11 @@
 """What a data set must offer to feed any task: records by kind, addressed by number."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtdiff.types import Record, Split
 
@@ -23,3 +25,11 @@ class Source(ABC):
     @abstractmethod
     def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
         """Record `index` in [0, size). Whatever is drawn freely (place, background, wording) comes from `rng`."""
+
+    def order(self, need: Need, split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The records of one epoch, each once, in an order drawn from `rng`; near to how they lie, if that matters."""
+        return rng.permutation(self.size(need, split))
+
+    def skipped(self) -> Mapping[str, int]:
+        """Records that could not be read and were replaced so far, by `need/split`; none where all are made here."""
+        return {}

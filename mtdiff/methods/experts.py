@@ -5,6 +5,7 @@ Letters: B batch, L tokens, C width, M hidden units, N experts, M' hidden units 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -15,6 +16,9 @@ from mtdiff.backbones.base import Site
 from mtdiff.routing import Routing
 
 SPREAD = 0.1  # of a hidden unit's copies about their mean
+LARGE = 2**20
+"""Hidden values L * M of one sample from which a CPU works in parts that its caches hold."""
+Way = Literal["at_once", "by_sample", "by_expert"]
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,52 @@ class Experts(nn.Module):
         return kept / kept.sum(1, keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.net[1](self.net[0](x))  # (B, L, N * M')
         if self.experts == 1 and self.scale == 1:
             bias = None if self.bias is None else self.bias[0]
-            out = nn.functional.linear(hidden, self.output.weight, bias)  # (B, L, C)
+            out = nn.functional.linear(self.hidden(x), self.output.weight, bias)  # (B, L, C)
         else:
             w = self.gates(self.routing.task, self.routing.t)  # (B, N)
-            out = self.weighted(hidden, (self.scale * w).to(hidden.dtype))
+            out = self.mixed(x, self.scale * w, self.way(x))
             if self.bias is not None:
                 out = out + (w @ self.bias).unsqueeze(1).to(out.dtype)
         for dropout in self.net[3:]:
             out = dropout(out)
         return out
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, N * M')."""
+        return self.net[1](self.net[0](x))
+
+    def way(self, x: Tensor) -> Way:
+        """How `mixed` goes about it, by device and shape alone; the result is the same but for rounding.
+
+        A GPU, or small samples: at once. On a CPU the hidden units of many large samples leave its caches, and the
+        memory's speed decides: then one sample after another where a sample has at least as many tokens as channels,
+        so that its own output weight is the smaller thing to scale, and else one expert's output product after another.
+        """
+        tokens, width = x.shape[1:]
+        if x.device.type != "cpu" or tokens * self.each * self.experts < LARGE:
+            return "at_once"
+        if tokens < width:
+            return "by_expert"
+        whole = isinstance(self.net[0].get_submodule("proj"), ExpertInput)  # it reads the task of every sample
+        return "at_once" if whole else "by_sample"
+
+    def mixed(self, x: Tensor, w: Tensor, way: Way) -> Tensor:
+        """sum_i w_i E_i(x) without output biases, for the weights w (B, N) of every sample. (B, L, C) -> (B, L, C)."""
+        weight = self.output.weight  # (C, N * M')
+        if way == "by_sample":
+            by_expert, w = weight.unflatten(-1, (self.experts, self.each)), w.to(weight.dtype)  # (C, N, M')
+            scaled = ((by_expert * row.unsqueeze(1)).flatten(-2) for row in w)
+            return torch.stack([nn.functional.linear(self.hidden(s), v) for s, v in zip(x, scaled, strict=True)])
+        hidden = self.hidden(x)
+        if way == "at_once":
+            return self.weighted(hidden, w.to(hidden.dtype))
+        parts = zip(hidden.chunk(self.experts, -1), weight.chunk(self.experts, 1), w.unbind(1), strict=True)
+        out = torch.zeros((), dtype=hidden.dtype)
+        for h, v, row in parts:
+            out = torch.addcmul(out, nn.functional.linear(h, v), row.view(-1, 1, 1).to(h.dtype))
+        return out  # (B, L, C)
 
     def weighted(self, hidden: Tensor, w: Tensor) -> Tensor:
         """The output product of hidden units (B, L, N * M') scaled by their experts' w (B, N), -> (B, L, C)."""

@@ -7,8 +7,12 @@ the linear heads are those the `lpips` package carries. LPIPS: Zhang et al., arX
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
 
 import lpips
 import torch
@@ -16,6 +20,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
+LAST = {"alex": 10, "vgg": 28}  # place of the last convolution in torchvision's `features`
 RETRIEVAL_SIZE = 128  # px: the side to which pictures are resized before their features are compared or counted
 
 
@@ -35,13 +40,28 @@ def alexnet_features() -> nn.Sequential:
 
 def lpips_alex() -> nn.Module:
     """LPIPS(alex) of the `lpips` package: two pictures (B, 3, H, W) in [-1, 1] -> (B, 1, 1, 1)."""
+    return lpips_with("alex", _weights())
+
+
+def lpips_of(net: Literal["alex", "vgg"], file: Path) -> nn.Module:
+    """LPIPS on the convolutions of a file of torchvision's weights (`features.<i>.weight`, and whatever else)."""
+    try:
+        return lpips_with(net, torch.load(file, map_location="cpu", weights_only=True))
+    except (UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"metrics.lpips_weights={file}: no torchvision weights of {net} ({reason})") from None
+
+
+def lpips_with(net: Literal["alex", "vgg"], weights: Mapping[str, Tensor]) -> nn.Module:
+    """KeyError where a convolution is missing, said before anything is built: VGG takes seconds."""
+    _ = weights[f"features.{LAST[net]}.weight"]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package prints, and names weights the way torchvision once did
-        model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    source, target = alexnet_features(), dict(model.net.named_modules())
-    for name, module in target.items():
-        if isinstance(module, nn.Conv2d):
-            module.load_state_dict(source[int(name.rpartition(".")[2])].state_dict())
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    for name, module in model.net.named_modules():
+        if isinstance(module, nn.Conv2d):  # named slice<k>.<i>, where i is the place in torchvision's `features`
+            place = f"features.{name.rpartition('.')[2]}"
+            module.load_state_dict({k: weights[f"{place}.{k}"].float() for k in ("weight", "bias")})
     return model.eval().requires_grad_(False)
 
 

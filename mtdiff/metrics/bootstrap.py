@@ -26,7 +26,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """mean(a - b) over n pairs; p: two-sided, for a difference of zero."""
+    """mean(a - b) over n examples; p: two-sided, for a difference of zero."""
 
     p: float = 1.0
     n: int = 0
@@ -64,20 +64,64 @@ def mean_interval(
 def paired_difference(
     a: ArrayLike, b: ArrayLike, rng: np.random.Generator, *, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Difference:
-    """mean(a - b) of two models' scores on the same n examples, in the same order.
+    """mean(a - b) of two methods' scores on the same examples: (examples,), or (seeds, examples) with seeds paired too.
 
-    p is twice the smaller share of resampled means on either side of zero, never below 2 / (resamples + 1).
+    One seed: percentile bootstrap over examples, which says nothing about other seeds; p is twice the smaller share of
+    resampled means on either side of zero, never below 2 / (resamples + 1). Several seeds: see `_crossed`; a single
+    column then is a number of the whole set for each seed, and the test is Student's paired one. An example that is
+    NaN throughout (the metric does not apply to it) is left out.
     """
-    x, y = _finite(a, "a"), _finite(b, "b")
-    if len(x) != len(y):
-        raise ValueError(f"paired scores: expected as many in a as in b, got {len(x)} and {len(y)}")
-    d = x - y
-    if len(d) == 1:
-        return Difference(float(d[0]), n=1)
-    draws = _means(d, rng, resamples)
+    d = _differences(a, b)
+    seeds, examples = d.shape
+    if d.size == 1:
+        return Difference(float(d[0, 0]), n=1)
+    if seeds > 1:
+        return _crossed(d, level)
+    draws = _means(d[0], rng, resamples)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return Difference(float(d.mean()), *_percentiles(draws, level), p=float(p), n=len(d))
+    return Difference(float(d.mean()), *_percentiles(draws, level), p=float(p), n=examples)
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """a - b as (seeds, examples), without the examples that are NaN throughout."""
+    x, y = (np.atleast_2d(np.asarray(v, np.float64)) for v in (a, b))
+    if x.shape != y.shape or x.ndim != 2:
+        raise ValueError(f"paired scores: expected the same shape in a and b, got {np.shape(a)} and {np.shape(b)}")
+    applies = ~(np.isnan(x) & np.isnan(y)).all(0)
+    x, y = x[:, applies], y[:, applies]
+    if not x.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"paired scores: expected finite numbers of some examples, got shapes {x.shape}")
+    return x - y
+
+
+def _crossed(d: NDArray[np.float64], level: float) -> Difference:
+    """Differences d (S, E) with seeds and examples both random and crossed: t interval of their grand mean.
+
+    d_se = mu + seed_s + example_e + noise_se. The variance of the mean is (MS_S + MS_E - MS_SE) / (S E), with degrees
+    of freedom after Satterthwaite (Biometrics Bulletin 1946), but no smaller than MS_SE alone makes it.
+    """
+    from scipy.special import stdtr, stdtrit  # slow to import, and needed here only
+
+    seeds, examples = d.shape
+    mean, rows, columns = d.mean(), d.mean(1), d.mean(0)
+    of_seeds = examples * rows.var(ddof=1)
+    if examples == 1:
+        variance, freedom = of_seeds / seeds, float(seeds - 1)
+    else:
+        of_examples = seeds * columns.var(ddof=1)
+        free = (seeds - 1) * (examples - 1)
+        rest = ((d - rows[:, None] - columns + mean) ** 2).sum() / free
+        total = max(of_seeds + of_examples - rest, rest)
+        spent = of_seeds**2 / (seeds - 1) + of_examples**2 / (examples - 1) + rest**2 / free
+        variance = total / d.size
+        freedom = float(total**2 / spent) if spent > 0 else float(free)
+    if variance == 0:
+        return Difference(float(mean), float(mean), float(mean), p=float(mean == 0), n=examples)
+    deviation = float(np.sqrt(variance))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * deviation
+    p = 2 * float(stdtr(freedom, -abs(mean) / deviation))
+    return Difference(float(mean), float(mean - half), float(mean + half), p=p, n=examples)
 
 
 def seed_interval(values: ArrayLike, *, level: float = LEVEL) -> Interval:
@@ -105,14 +149,16 @@ def set_interval(
     resamples: int = 100,
     level: float = LEVEL,
     least: float = -np.inf,
+    value: float | None = None,
 ) -> Interval:
     """A number that belongs to a whole set, such as a Fréchet distance: `statistic(indices of examples)`.
 
     A resample repeats examples, which biases such a statistic (Fréchet distance: upwards). The percentiles are
     therefore shifted by (value - mean of the resamples): the interval shows the spread around the value, and does
     not remove the bias that the value itself has at this n. least: below it there are no values, so no bound either.
+    value: where the number itself is another estimate of the same thing; else the statistic of all examples once.
     """
-    value = statistic(np.arange(n))
+    value = statistic(np.arange(n)) if value is None else value
     draws = np.array([statistic(index) for index in resamplings(n, rng, resamples)])
     low, high = _percentiles(draws - draws.mean(), level)
     return Interval(value, max(least, value + low), value + high)

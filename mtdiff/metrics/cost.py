@@ -52,6 +52,27 @@ def adapter_mb(denoiser: Denoiser) -> float:
     return sum(v.numel() * v.element_size() for v in denoiser.adapter().values()) / MB
 
 
+def disk_mb(denoiser: Denoiser, base: int, tasks: int = ALL_TASKS) -> dict[str, float]:
+    """What lies on disk, in 10^6 bytes. base: parameters of the untouched denoiser.
+
+    adapter, adapters_for_all_tasks: what training made, as a run keeps it. shipped_float16: what has to be shipped to
+    serve `tasks` tasks, that is all of `total_for_all_tasks`: what stayed frozen, and what each run trained. around:
+    autoencoder and text encoders, which every method needs besides.
+    """
+    made, needed = adapter_mb(denoiser), parameters(denoiser, tasks)["total_for_all_tasks"]
+    every = sum(p.numel() for p in denoiser.backbone.parameters())
+    around = every - sum(p.numel() for p in denoiser.backbone.denoiser.parameters())
+    return {
+        "base": 4 * base / MB,
+        "base_float16": 2 * base / MB,
+        "adapter": made,
+        "adapter_float16": sum(2 * v.numel() for v in denoiser.adapter().values()) / MB,
+        "adapters_for_all_tasks": made * runs(denoiser, tasks),
+        "shipped_float16": 2 * needed / MB,
+        "around_float16": 2 * around / MB,
+    }
+
+
 # Latency and memory
 
 

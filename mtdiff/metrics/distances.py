@@ -64,6 +64,23 @@ def _distance(x: Matrix, y: Matrix) -> float:
     return float((within.sum() - np.trace(within)) / (m * (m - 1)) - 2 * polynomial_kernel(x, y).mean())
 
 
+def kid_resampled(a: ArrayLike, b: ArrayLike) -> Callable[[ArrayLike], float]:
+    """`kid` of whole sets, features (n, D) each, as a function of how often each pair is drawn, (n,).
+
+    For the spread alone: a repeated picture is taken for two, which adds a constant on average.
+    """
+    x, y = _features(a, "a"), _features(b, "b")
+    within, cross = polynomial_kernel(x, x) + polynomial_kernel(y, y), polynomial_kernel(x, y)
+    diagonal = np.diag(within)
+
+    def distance(counts: ArrayLike) -> float:
+        w = np.asarray(counts, np.float64)
+        m = w.sum()
+        return float((w @ within @ w - w @ diagonal) / (m * (m - 1)) - 2 * (w @ cross @ w) / m**2)
+
+    return distance
+
+
 def paired_kid(a: ArrayLike, b: ArrayLike) -> Callable[[ArrayLike], float]:
     """The same distance for pairs, features (n, D) each: row i of `a` and of `b` belong to one example.
 

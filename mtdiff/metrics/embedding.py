@@ -13,13 +13,14 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 SHIPPED = "assets/measure_clip"
+Preparation = Literal["antialiased", "instruct_pix2pix", "processor"]
 NO_DIFFERENCE = 1e-4  # length below which a difference of unit vectors is rounding, and has no direction
 
 
@@ -53,36 +54,55 @@ def directional_image_similarity(img0: Tensor, truth: Tensor, img1: Tensor) -> T
 class MeasuringClip(nn.Module):
     """A transformers folder of CLIPModel (safetensors) and CLIPTokenizer, frozen, in float32.
 
-    Pictures are resized straight to the model's side (bicubic, antialiased, no crop), as InstructPix2Pix's script does.
-    They reach the model in [-1, 1], unless the folder's `preprocessor_config.json` names another mean and deviation.
+    preparation, of pictures for the model's side (they differ where pictures are larger or not square):
+    antialiased       resized straight to it, bicubic with antialiasing
+    instruct_pix2pix  the same without antialiasing and clipping, as InstructPix2Pix's script does
+    processor         transformers' CLIPImageProcessor: bytes, the shorter edge resized, the centre cut out
+    Mean and deviation are those of the folder's `preprocessor_config.json`, else halves, which is [-1, 1].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preparation: Preparation = "antialiased") -> None:
         super().__init__()
+        if preparation not in get_args(Preparation):
+            raise ValueError(f"preparation={preparation!r}: expected one of {', '.join(get_args(Preparation))}")
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: expected a folder with a CLIPModel and its tokenizer (no config.json there)")
-        self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        try:
+            options: Any = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+            self.model = CLIPModel.from_pretrained(folder, **options)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder}: no CLIPModel with its tokenizer ({str(error).splitlines()[0]})") from None
         self.model.eval().requires_grad_(False)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         config: Any = self.model.config
         self.side: int = config.vision_config.image_size
         self.length = min(self.tokenizer.model_max_length, config.text_config.max_position_embeddings)
         mean, std = _normalisation(folder)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.preparation = preparation
+        edge, square = {"shortest_edge": self.side}, {"height": self.side, "width": self.side}
+        self.processor = CLIPImageProcessor(size=edge, crop_size=square, image_mean=mean, image_std=std)
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] -> unit vectors (B, D)."""
-        x = images.to(self.mean)
-        if x.shape[-2:] != (self.side, self.side):
-            size = (self.side, self.side)
-            x = nn.functional.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        x = ((x + 1) / 2 - self.mean) / self.std
+        x = self.prepared(images.to(self.mean))
         return nn.functional.normalize(self.model.get_image_features(pixel_values=x).pooler_output, dim=1)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> what the model reads, (B, 3, side, side)."""
+        if self.preparation == "processor":
+            pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+            return self.processor(images=list(pixels), return_tensors="pt").pixel_values.to(self.mean)
+        if x.shape[-2:] != (self.side, self.side):
+            size, smooth = (self.side, self.side), self.preparation == "antialiased"
+            x = nn.functional.interpolate(x, size, mode="bicubic", antialias=smooth, align_corners=False)
+            x = x.clamp(-1, 1) if smooth else x
+        return ((x + 1) / 2 - self.mean) / self.std
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -90,6 +110,13 @@ class MeasuringClip(nn.Module):
         options = {"padding": "max_length", "max_length": self.length, "truncation": True, "return_tensors": "pt"}
         ids = self.tokenizer(list(texts), **options).input_ids.to(self.mean.device)  # (B, L)
         return nn.functional.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=1)
+
+
+def is_vit_l14(config: Any) -> bool:
+    """Whether a CLIPConfig has the shape of OpenAI's ViT-L/14 at 224 px; LAION's has another activation."""
+    vision = config.vision_config
+    shape = (vision.patch_size, vision.image_size, vision.hidden_size, vision.num_hidden_layers, vision.hidden_act)
+    return shape == (14, 224, 1024, 24, "quick_gelu") and config.projection_dim == 768
 
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:

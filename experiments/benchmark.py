@@ -1,0 +1,202 @@
+"""What is fast and what is not, as ratios of times that one run measures side by side.
+
+    python experiments/benchmark.py out=bench.json                  every part, on a machine that does nothing else
+    python experiments/benchmark.py what=experts threads=1          one part, about two minutes on 2 CPU cores
+    python experiments/benchmark.py what=folded backbone=sd15 repeats=5      at full size, with random weights
+
+    experts     MTU's feed-forward layer, forward and backward, against the dense layer and a plain loop over experts
+    folded      a folded MTU against the untouched base: latency, parameters, FLOPs
+    training    steps of every method against full fine-tuning, on the same batches
+    loop        our training loop against a bare one of diffusers and torch alone, on the same batches
+    sampling    our sampler against the diffusers pipeline that an export runs in: the same pictures
+    mixed       one batch of four tasks against one call a task
+
+The variants of a comparison take turns, and every turn gives a ratio: shown are the median, the quartiles and whether
+the median meets what is asked (`undecided`: it does not, but a quartile does). Options of its own:
+
+    out=FILE                        a JSON file with all times; else the terminal alone
+    what=PART,PART                  some of the parts above; else all
+    repeats=N                       turns; else each part's own number
+    device=cpu|cuda  threads=N  precision=float32|bfloat16  quick=true (small and one turn: its times mean nothing)
+
+All others are those of experiments/run.py; precision of training is trainer.precision unless `precision` is given.
+"""
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from cost import configured, split
+from run import CONFIGS, experiment, guarded
+
+from mtdiff.config import ConfigError, construct, refuse
+from mtdiff.files import check_folder
+from mtdiff.provenance import provenance
+from mtdiff.results import write_atomically
+
+HOW = "mtdiff.benchmarks.timing.How"
+OWN = ("out", "what")
+METHODS = ("finetune", "mtu", "lora_ffn", "ia3", "dtr", "one_pic")
+TRAINER_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+ALONE = ("sample_every", "validate_every", "save_every", "ema_decay")  # what a bare loop does not do
+FULL_SIZE = 10**8  # parameters from which a call takes seconds
+
+
+# Parts: (configuration, how, overrides) -> comparisons
+
+
+def experts(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.experts import SIZES, experts
+
+    return experts(how, 5, [(32, 64), (64, 16)] if how.quick else SIZES)
+
+
+def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.folded import folded, numbers
+
+    shipped = plain["backbone"]["weights"] == "nano"
+    base = construct({**plain["backbone"], **({} if shipped else {"weights": "meta"})})
+    large = numbers(base.denoiser) > FULL_SIZE
+    return folded(base, how, calls=1 if large or how.quick else 4, turns=3 if large else 60)
+
+
+def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.training import WARMUP, training
+    from mtdiff.denoiser import Denoiser
+    from mtdiff.module import MultiTaskModule
+
+    number = WARMUP + 1 + (1 if how.quick else 4)
+    run, _ = made(plain, how, [*overrides, "training.workers=0"], number, Path())
+    batches = [batch for batch, _ in zip(run.data.train_dataloader(), range(number), strict=False)]
+    modules = {}
+    for name in METHODS:
+        method = construct(yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text()))
+        denoiser = Denoiser(construct(plain["backbone"]), method, plain["tasks"])
+        modules[name] = MultiTaskModule(denoiser, {"lr": 1e-4, "weight_decay": 0.01}, {})
+    return [training(modules, batches, run.trainer, how, 5)]
+
+
+def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.training import WARMUP, loop
+
+    with TemporaryDirectory() as folder:
+        steps = WARMUP + 1 + (1 if how.quick else 8)
+        run, _ = made(plain, how, [*overrides, "method=finetune"], steps, Path(folder))
+        return [loop(run, Path(folder), how, 7)]
+
+
+def sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.sampling import sampling
+
+    return sampling(construct(plain["backbone"]), *drawing(plain, how), 2 if how.quick else 8, how, 5)
+
+
+def mixed(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.sampling import mixed
+
+    return [mixed(construct(plain["backbone"]), *drawing(plain, how), 1 if how.quick else 2, how, 9)]
+
+
+PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
+    "experts": experts,
+    "folded": folded,
+    "training": training,
+    "loop": loop,
+    "sampling": sampling,
+    "mixed": mixed,
+}
+
+
+def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, folder: Path) -> tuple[Any, Any]:
+    """The experiment that run.py makes of the overrides, for so many steps, with nothing but training in it."""
+    precision = TRAINER_PRECISION.get(how.precision, plain["trainer"]["precision"])
+    accelerator = "gpu" if how.device.startswith("cuda") else "cpu"
+    own = [f"training.{key}=null" for key in ALONE]
+    own += [f"training.steps={steps}", "evaluation.baselines=false", "progress=false"]
+    own += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}", "logger.wandb=false"]
+    own += ["training.batch_size=4"] if how.quick else []
+    return experiment(configured([*overrides, *own])[0], folder)
+
+
+def drawing(plain: Mapping[str, Any], how: Any) -> tuple[int, dict[str, Any]]:
+    """Sampling steps and guidance, as configured."""
+    from mtdiff.sampling import Guidance
+
+    scales = plain["sampling"]["guidance"]
+    guidance = {task: Guidance(**scales.get(task, {})) for task in plain["task"]}
+    return (2 if how.quick else plain["sampling"]["steps"]), guidance
+
+
+# The answer
+
+
+def chosen(what: object) -> list[str]:
+    """Parts to run, from `what=`."""
+    names = list(PARTS) if what is None else [str(w) for w in what] if isinstance(what, list) else str(what).split(",")
+    for name in names:
+        if name not in PARTS:
+            raise refuse("what", name, PARTS)
+    return names
+
+
+def lines(comparison: Mapping[str, Any]) -> list[str]:
+    """A comparison for a person: median times, then the ratios."""
+    times = {name: sorted(values)[len(values) // 2] for name, values in comparison["seconds"].items()}
+    said = [f"{comparison['part']}: {comparison['case']}"]
+    said.append("    " + ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in times.items()))
+    for row in comparison["rows"]:
+        ratio, asked = row["ratio"], f"asked {row['asked']}: {row['verdict']}" if row["verdict"] else ""
+        name = f"{row['kind']} {row['variant']} / {row['against']}"
+        spread = f"({ratio['low']:.3f} to {ratio['high']:.3f})"
+        said.append(f"    {name:28} {ratio['median']:.3f} {spread}  {asked}".rstrip())
+    said += [f"    {name:28} {value:.6g}" for name, value in comparison["counts"].items()]
+    return said
+
+
+def quiet() -> None:
+    """Lightning's advice belongs to runs."""
+    warnings.filterwarnings("ignore", module="lightning")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main(arguments: list[str]) -> None:
+    own, overrides = split(arguments, HOW, OWN)
+    names = chosen(own.get("what"))
+    if own.get("out") is not None:
+        check_folder("out", Path(str(own["out"])).parent)
+    plain, groups = configured(overrides)
+    if {"mixed", "training"} & set(names) and len(plain["tasks"]) < len(plain["task"]):
+        raise ConfigError(f"tasks={plain['tasks']}: expected all of {', '.join(plain['task'])} for a comparison")
+    how = construct({"_target_": HOW, **{k: v for k, v in own.items() if k not in OWN}})
+    import torch
+
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    quiet()
+    found: dict[str, Any] = {"schema": 1, **provenance(how.device), "threads": torch.get_num_threads()}
+    found |= {"settings": {**vars(how), "what": names, "overrides": overrides}, "backbone": groups["backbone"]}
+    found |= {"comparisons": [], "seconds": {}}
+    print(f"{found['device']}, {found['threads']} threads{', quick: the times mean nothing' if how.quick else ''}")
+    for name in names:
+        began = time.monotonic()
+        for comparison in PARTS[name](plain, how, overrides):
+            found["comparisons"].append(comparison.plain())
+            print("\n".join(lines(found["comparisons"][-1])), flush=True)
+        found["seconds"][name] = round(time.monotonic() - began, 1)
+        if own.get("out") is not None:
+            write_atomically(Path(str(own["out"])), json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit()
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Training steps: methods against full fine-tuning, and our loop against a bare one of diffusers and torch alone."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from mtdiff.benchmarks.bare import BareLoop
+from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
+from mtdiff.experiment import MIXED_DTYPES, Experiment, train
+from mtdiff.folder import Signals
+from mtdiff.module import MultiTaskModule
+from mtdiff.parallel import trainer_arguments
+from mtdiff.types import Batch
+
+WARMUP = 2  # steps at the start of every turn that do not count: optimiser states and loader workers are made in them
+
+
+class Clock(lightning.Callback):
+    """Seconds per step between the starts of two training batches."""
+
+    def __init__(self, how: How) -> None:
+        self.how, self.stamps = how, list[float]()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.stamps.append(stamp(self.how))
+
+    def per_step(self) -> float:
+        return per_step(self.stamps)
+
+
+def stamp(how: How) -> float:
+    how.wait()
+    return time.perf_counter()
+
+
+def per_step(stamps: list[float]) -> float:
+    """Of the steps after the warm-up, from the starts of all steps."""
+    return (stamps[-1] - stamps[WARMUP]) / (len(stamps) - 1 - WARMUP)
+
+
+# Methods
+
+
+def training(
+    modules: Mapping[str, MultiTaskModule], batches: list[Batch], trainer: Mapping[str, Any], how: How, turns: int
+) -> Comparison:
+    """Every module steps through the same batches; all against `finetune`. trainer: arguments of Lightning's."""
+
+    def fit(module: MultiTaskModule) -> Callable[[], float]:
+        def steps() -> float:
+            clock = Clock(how)
+            options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+            options |= {"max_epochs": 1, "enable_model_summary": False, "gradient_clip_val": 1.0}
+            fitting = lightning.Trainer(**trainer_arguments(trainer), **options, callbacks=[clock])
+            fitting.fit(module, train_dataloaders=batches)
+            return clock.per_step()
+
+        return steps
+
+    seconds = take_turns({name: fit(module) for name, module in modules.items()}, how, how.turns(turns), warmup=0)
+    asked = {"mtu": 1.0, "lora_ffn": 1.0, "ia3": 1.0}
+    bars = tuple(Bar(name, "finetune", "speed", asked.get(name)) for name in modules if name != "finetune")
+    counts = {
+        f"trained {name}": sum(p.numel() for p in m.parameters() if p.requires_grad) for name, m in modules.items()
+    }
+    return Comparison("training", f"steps of {len(batches[0])} examples", seconds, bars, counts)
+
+
+# The loop
+
+
+def loop(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
+    """An experiment as `run.py` makes it, of the method `finetune`, against `BareLoop`, on the same batches from the
+    same loader. Every turn trains for `training.steps` steps from the first example on. folder: for its run folders."""
+    precision = str(run.trainer["precision"])
+    backbone: Any = run.module.denoiser.backbone
+    options = {k: v for k, v in run.module.optimizer_options.items() if k in ("lr", "betas", "weight_decay")}
+    bare = BareLoop(backbone, options, run.training.clip, MIXED_DTYPES.get(precision), how.device)
+    folders = (folder / f"turn-{number}" for number in count())
+
+    def ours() -> float:
+        fresh, stamps = next(folders), list[float]()
+        fresh.mkdir()
+        run.module.on_train_batch_start = lambda *_: stamps.append(stamp(how))  # type: ignore[method-assign, assignment, func-returns-value]
+        with Signals() as signals:
+            train(replace(run, folder=fresh), signals)
+        return per_step(stamps)
+
+    def theirs() -> float:
+        run.data.trainer = None  # the loader starts at the first example again
+        stamps = []
+        for batch in islice(run.data.train_dataloader(), run.training.steps):
+            stamps.append(stamp(how))
+            bare.step(batch)
+        return per_step(stamps)
+
+    seconds = take_turns({"ours": ours, "bare": theirs}, how, how.turns(turns), warmup=0)
+    case = f"steps of {run.training.batch_size} examples, {precision}"
+    return Comparison("loop", case, seconds, (Bar("ours", "bare", "speed", 0.95),), {})

@@ -1,0 +1,59 @@
+"""From the bytes of a picture file to a training picture; what cannot be read says so before it costs memory.
+
+Letters: S side of the square that is trained on.
+"""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""Only these decoders are tried: some others of Pillow start programs."""
+MAX_PIXELS = 50_000_000
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
+
+
+class Unreadable(ValueError):
+    """One row of a data set that cannot be used; the others can."""
+
+
+def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture whose header was read and nothing else; Unreadable where there is none or it is too large."""
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise Unreadable(f"not a picture ({_line(error)})") from None
+    if image.width * image.height > max_pixels:
+        raise Unreadable(f"{image.width} x {image.height} pixels, more than max_pixels={max_pixels}")
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Decoded, upright (EXIF), transparent parts on white."""
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise Unreadable(f"damaged picture ({_line(error)})") from None
+
+
+def square(image: Image.Image, side: int) -> Tensor:
+    """(3, S, S) uint8: the largest centred square of an RGB picture, resized (bicubic, antialiased) to S."""
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    cut = image.crop((left, top, left + short, top + short))
+    fitted = cut.resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

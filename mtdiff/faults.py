@@ -1,0 +1,133 @@
+"""Losses and gradients that are not finite: training stops at that step and keeps its batch, or leaves the step out."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins import MixedPrecision
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mtdiff.folder import RunError
+from mtdiff.module import Draws, MultiTaskModule
+from mtdiff.parallel import whole
+from mtdiff.results import write_atomically
+from mtdiff.types import Batch
+
+log = logging.getLogger(__name__)
+MOST = 10  # faults whose batches are kept, where steps are left out
+NAMED = 8  # parameters named in a fault
+
+
+@dataclass
+class Part:
+    """One batch of an optimiser step, and its loss ()."""
+
+    batch: Batch
+    loss: Tensor | None = None
+
+
+class Finite(Callback):
+    """Looks at losses and gradients before each optimiser step. `skip` leaves the step out, counted in `skipped`.
+
+    A gradient scaler (float16) leaves out steps with infinite gradients by itself; then only losses are looked at.
+    Keeps a reference to the batches of a step until it is done.
+    """
+
+    def __init__(self, folder: Path, on_nan: Literal["stop", "skip"]) -> None:
+        self.folder, self.on_nan, self.skipped = folder, on_nan, 0
+        self._parts: list[Part] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        if trainer.global_step != self._step:
+            self._step, self._parts = trainer.global_step, []
+        self._parts.append(Part(batch))
+
+    def on_before_backward(self, trainer: lightning.Trainer, pl_module: Any, loss: Tensor) -> None:
+        self._parts[-1].loss = loss.detach()
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, pl_module: Any, optimizer: Any) -> None:
+        losses = torch.stack([part.loss for part in self._parts if part.loss is not None])
+        finite = torch.isfinite(losses).all()
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        precision = trainer.precision_plugin
+        if not (isinstance(precision, MixedPrecision) and precision.scaler is not None) and gradients:
+            finite = finite & torch.isfinite(whole(torch.nn.utils.get_total_norm(gradients)))
+        if trainer.strategy.reduce_boolean_decision(bool(finite)):  # the one wait for the device in a step
+            return
+        self.fault(trainer, pl_module)
+
+    def fault(self, trainer: lightning.Trainer, module: MultiTaskModule) -> None:
+        step = trainer.global_step + 1
+        wrong = [p for p in self._parts if p.loss is not None and not torch.isfinite(p.loss)]
+        with trainer.precision_plugin.train_step_context():
+            about, where = describe(module, wrong or self._parts, "loss" if wrong else "gradient")
+        said = f"step {step}: the {about['what']} is not finite ({where})"
+        if self.skipped < MOST:
+            name = f"step-{step}" + (f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else "")
+            path = self.folder / f"{name}.json"
+            try:
+                keep(path, {"step": step, **about}, Batch.cat([p.batch for p in wrong or self._parts]))
+                said += f"; its batch is in {path}"
+            except OSError as error:
+                said += f"; its batch could not be kept ({error.strerror})"
+        if self.on_nan == "stop":
+            raise RunError(said)
+        self.skipped += 1
+        log.warning("%s; the step is left out (%d so far)", said, self.skipped)
+        for parameter in module.parameters():
+            parameter.grad = None  # an optimiser leaves parameters without a gradient as they are
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+
+def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple[dict[str, Any], str]:
+    """What is known of a fault, and where it is in few words."""
+    batch = Batch.cat([part.batch for part in parts])
+    shape = module.denoiser.backbone.latent_shape
+    times = Draws.of(batch, shape, module.diffusion).t.tolist()
+    with torch.no_grad():
+        errors = torch.cat([module.errors(part.batch, module.dropout)[0] for part in parts]).tolist()
+    examples = [
+        {"key": key, "task": module.tasks[task], "t": t, "seed": seed, "prompt": prompt, "error": str(error)}
+        for key, task, t, seed, prompt, error in zip(
+            batch.key, batch.task.tolist(), times, batch.seed, batch.prompt, errors, strict=True
+        )
+    ]
+    bad = [e for e, error in zip(examples, errors, strict=True) if error - error != 0]
+    gradients = ((k, whole(p.grad)) for k, p in module.named_parameters() if p.grad is not None)
+    names = [k for k, gradient in gradients if not torch.isfinite(gradient).all()]
+    where = [f"{e['task']} {e['key']} at t={e['t']}" for e in bad] or [f"of {name}" for name in names[:1]]
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    about = {"what": what, "parameters": names[:NAMED], "parameters_in_all": len(names), "examples": examples}
+    return about, f"{where[0] if where else 'in the sum over the batch'}{more}"
+
+
+def keep(path: Path, about: dict[str, Any], batch: Batch) -> None:
+    """`step-<n>.json` and `step-<n>.safetensors`: enough to make the batch again with `load`."""
+    path.parent.mkdir(exist_ok=True)
+    texts = {f.name: getattr(batch, f.name) for f in fields(Batch) if not isinstance(getattr(batch, f.name), Tensor)}
+    tensors = {f.name: getattr(batch, f.name) for f in fields(Batch) if f.name not in texts}
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path.with_suffix(".safetensors"))
+    write_atomically(path, json.dumps({**about, "batch": texts}, indent=1) + "\n")
+
+
+def load(path: Path) -> Batch:
+    """The batch of a fault, to be replayed: `module.errors(load(path), module.dropout)` from the last checkpoint."""
+    texts = json.loads(path.read_text())["batch"]
+    tensors: dict[str, Any] = load_file(path.with_suffix(".safetensors"))
+    return Batch(**tensors, **texts)

@@ -1,0 +1,221 @@
+"""Files that someone else may have written, read within bounds; and files to be written, checked before the work.
+
+Whatever is wrong with a file is a ValueError of one line that names it. No torch here.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MEGABYTE = 2**20
+DEEPEST = 50  # levels of nesting in JSON and YAML: ours have 8
+PIXELS = 64_000_000  # of a picture, read off its header
+HEADER = 8 * MEGABYTE  # of a safetensors file; 40,000 tensors take 4
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # others are read by outside programs, or never by anyone
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def shown(value: object, most: int = 100) -> str:
+    """A value in a message: one line of printable characters, cut where it is long."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return shown(text or type(error).__name__, 200)
+
+
+# Reading
+
+
+def within(folder: Path, name: str) -> Path:
+    """The file `name` of a folder. ValueError where it leads out of the folder (`..`, an absolute path, a link)."""
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path}: leads out of its folder to {path.resolve()}")
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+    return path
+
+
+def read_bytes(path: Path, most: int = MEGABYTE) -> bytes:
+    """The content of an ordinary file that lies where it seems to lie, of at most so many bytes."""
+    within(path.parent, path.name)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path}: is no ordinary file")
+        if found.st_size > most:
+            raise ValueError(f"{path}: has {found.st_size} bytes, expected at most {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def read_text(path: Path, kind: str, most: int = MEGABYTE) -> str:
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not {kind}, not even UTF-8") from None
+
+
+def read_json(path: Path, most: int = MEGABYTE) -> Any:
+    """JSON without NaN and infinity, nested at most `DEEPEST` levels."""
+
+    def refuse(literal: str) -> None:
+        raise ValueError(f"{literal} is no JSON number, expected null")
+
+    def whole(literal: str) -> int:
+        if len(literal) > 20 or not -(2**63) <= int(literal) < 2**63:
+            raise ValueError(f"{shown(literal, 40)}: expected numbers of 64 bits")
+        return int(literal)
+
+    text = read_text(path, "JSON", most)
+    try:
+        content = json.loads(text, parse_constant=refuse, parse_int=whole)
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()  # no 1e999, and no half of a character
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply, expected at most {DEEPEST} levels") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+    return bounded(path, content)
+
+
+def read_yaml(path: Path, most: int = MEGABYTE // 4) -> Any:
+    """YAML of plain values alone: no tags (which construct objects), no aliases (which multiply what they name)."""
+    import yaml
+
+    text = read_text(path, "YAML", most)
+    try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # here, since the parser's time grows with the square of the depth
+                raise RecursionError
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"alias *{event.anchor}: expected plain values")
+            if getattr(event, "tag", None) is not None:
+                raise ValueError(f"tag {event.tag}: expected plain values")
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({reason(error)})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply, expected at most {DEEPEST} levels") from None
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+    return bounded(path, content)
+
+
+def bounded(path: Path, content: Any) -> Any:
+    """The content itself, or a ValueError where it is nested too deeply."""
+    level: list[Any] = [content]
+    for _ in range(DEEPEST + 1):
+        level = [child for node in level for child in children(node)]
+        if not level:
+            return content
+    raise ValueError(f"{path}: nested too deeply, expected at most {DEEPEST} levels")
+
+
+def children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file whose header is larger than the file or than any of ours, before it is parsed."""
+    within(path.parent, path.name)
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+    if size < 8 or header > min(size - 8, HEADER):
+        raise ValueError(f"{path}: not safetensors, its header claims {header} bytes of {size}, at most {HEADER}")
+
+
+# Pictures
+
+
+def read_picture(key: str, path: str | Path) -> "Image.Image":
+    """A picture file as RGBA. Its size is read off the header, before anything is decoded."""
+    from PIL import Image
+
+    key = f"{key}={shown(path)}"
+    if not Path(path).is_file():
+        raise ValueError(f"{key}: no such file")
+    try:
+        opened = Image.open(path, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{key}: no picture, expected one of {', '.join(FORMATS)}") from None
+    except Exception as error:  # a decoder raises whatever its own reading of broken bytes runs into
+        raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
+    with opened:
+        return rgba(key, opened)
+
+
+def rgba(key: str, picture: "Image.Image") -> "Image.Image":
+    """Decoded, as RGBA. ValueError where the picture is too large, broken, moving, or not of 8 bits a channel."""
+    width, height = picture.size
+    if width * height > PIXELS or min(width, height) < 1:
+        raise ValueError(f"{key}: {width} x {height} pixels, expected at least 1 and at most {PIXELS} in all")
+    if picture.mode not in MODES:
+        raise ValueError(f"{key}: pixels of mode {picture.mode}, expected 8 bits a channel ({', '.join(MODES)})")
+    try:
+        several = getattr(picture, "n_frames", 1)  # an attribute of those formats alone that can hold several
+        decoded = picture.convert("RGBA")
+    except Exception as error:  # as above
+        raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
+    if several > 1 and picture.format != "MPO":  # a photo with its own thumbnails
+        raise ValueError(f"{key}: {several} pictures in one file, expected a single one")
+    return decoded
+
+
+# Writing
+
+
+def check_writable(key: str, path: str | Path, endings: Iterable[str] = ()) -> Path:
+    """The path of a file that can be written there, in a folder that exists."""
+    path, endings = Path(path), tuple(endings)
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{key}={shown(path)}: expected a file name that ends in one of {', '.join(endings)}")
+    if path.is_dir():
+        raise ValueError(f"{key}={shown(path)}: is a folder, expected a file name")
+    if not path.parent.is_dir():
+        raise ValueError(f"{key}={shown(path)}: there is no folder {shown(path.parent)}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{key}={shown(path)}: cannot be written")
+    return path
+
+
+def check_folder(key: str, path: str | Path) -> Path:
+    """A path at which a folder can be made: nothing above it is a file or closed to writing."""
+    path = Path(path)
+    above = next((p for p in (path, *path.parents) if p.exists()), Path())
+    if not above.is_dir():
+        raise ValueError(f"{key}={shown(path)}: {shown(above)} is a file, expected a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{key}={shown(path)}: {shown(above)} cannot be written")
+    return path
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder that is written to, where one of its files leads out of it. It need not exist."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        within(folder, path.name)

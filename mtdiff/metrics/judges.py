@@ -1,0 +1,53 @@
+"""A judge from its networks: which measure answers to which name in a task's list of metrics."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from mtdiff.metrics.embedding import MeasuringClip
+from mtdiff.metrics.measures import (
+    CaptionSimilarity,
+    Directional,
+    DirectionalImage,
+    Frechet,
+    Kernel,
+    Pairwise,
+    Perceptual,
+)
+from mtdiff.metrics.pictures import RangeMistake, psnr, ssim
+from mtdiff.metrics.quality import Judge
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks with the names that their numbers have in a result.
+
+    lpips: (B, 3, H, W) twice -> (B, 1, 1, 1). features: (B, 3, H, W) -> (B, D), for `frechet` and `kernel`.
+    clip_suffix: after `clip_score`, `directional_similarity` and `directional_image_similarity`.
+    """
+
+    lpips: nn.Module
+    perceptual: str
+    features: nn.Module
+    frechet: str
+    kernel: str
+    kernel_estimate: Literal["paired", "clean_fid"]
+    clip: MeasuringClip
+    clip_suffix: str
+
+
+def assembled(networks: Networks, *, range_mistake: RangeMistake = "warn") -> Judge:
+    """All that the package's tasks name."""
+    n = networks
+    measures = {
+        "psnr": Pairwise("psnr", psnr),
+        "ssim": Pairwise("ssim", ssim),
+        "perceptual": Perceptual(n.perceptual, n.lpips),
+        "caption": CaptionSimilarity(f"clip_score{n.clip_suffix}", n.clip),
+        "directional": Directional(f"directional_similarity{n.clip_suffix}", n.clip),
+        "directional_image": DirectionalImage(f"directional_image_similarity{n.clip_suffix}", n.clip),
+        "frechet": Frechet(n.frechet, n.features),
+        "kernel": Kernel(n.kernel, n.features, n.kernel_estimate),
+    }
+    return Judge(measures, range_mistake=range_mistake)

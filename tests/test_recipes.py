@@ -1,0 +1,101 @@
+"""The papers' recipes as suites, and the start of nano_dit's pre-training."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mtdiff.backbones import dit
+from mtdiff.pretraining import Records, prompted
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "experiments" / "configs"
+SHIPPED_METRICS = ["metrics=embedded"]  # the published ones' weights may not be there
+RUNS = {"mtu_sd15": 11, "mtu_sdxl": 8, "dtr_dit": 13}
+sys.path.insert(0, str(ROOT / "experiments"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_recipe_plans_all_its_runs(name: str) -> None:
+    import run
+
+    runs = run.planned(name, SHIPPED_METRICS)
+    assert len(runs) == RUNS[name]
+    header = (CONFIGS / "suite" / f"{name}.yaml").read_text()
+    assert header.startswith(f"# python experiments/run.py suite={name} ")
+    assert f"({RUNS[name]} runs on 8 GPUs). Result: not run." in header
+
+
+def test_mtus_recipes_are_as_published() -> None:
+    """Optimiser, rate, batch, size, steps of sampling and guidance of METHODS: arXiv 2503.11905."""
+    import run
+
+    for name, optimizer, lr, decay, steps, text in (
+        ("mtu_sd15", "adam", 1e-4, 0, 20, (7.5, 7.5, 4.0)),
+        ("mtu_sdxl", "adamw", 5e-5, 0.01, 50, (5.0, 10.0, 4.0)),
+    ):
+        first = run.planned(name, SHIPPED_METRICS)[0]
+        with run.initialize_config_dir(str(CONFIGS), version_base=None):
+            plain = run.checked(run.composed(first.overrides))
+        training, guidance = plain["training"], plain["sampling"]["guidance"]
+        assert (training["optimizer"], training["lr"], training["weight_decay"]) == (optimizer, lr, decay)
+        assert (training["batch_size"], plain["trainer"]["devices"], plain["backbone"]["size"]) == (16, 8, 512)
+        assert plain["sampling"]["steps"] == steps
+        assert tuple(guidance[task]["text"] for task in ("text_to_image", "edit", "inpaint")) == text
+        assert guidance["super_resolution"] == {"image": 1, "text": 1}
+        assert plain["task"]["super_resolution"]["scale"] == 2
+        assert plain["task"]["inpaint"]["removal"] == 1
+
+
+def test_architecture_of_nano_dit_is_the_pretrained_one() -> None:
+    configured = yaml.safe_load((CONFIGS / "backbone" / "nano_dit.yaml").read_text())["backbone"]
+    assert configured["architecture"]["transformer"] == pretraining()["transformer"]["model"]
+    options = {k: v for k, v in configured.items() if k != "_target_"}
+    made = dit.load(**{**options, "weights": "meta"})
+    around = dit.around_nano(configured["architecture"]["transformer"])
+    assert made.latent_shape == around.latent_shape == (4, 16, 16)
+    shapes = {k: v.shape for k, v in made.state_dict().items() if not k.startswith("text_encoder")}
+    assert shapes == {k: v.shape for k, v in around.state_dict().items() if not k.startswith("text_encoder")}
+    assert made.embed(["a cat"]).tokens.shape == around.embed(["a cat"]).tokens.shape
+    assert sum(p.numel() for p in around.denoiser.parameters()) < 2.4e6
+
+
+def pretraining() -> Any:
+    return yaml.safe_load((CONFIGS / "pretrain.yaml").read_text())
+
+
+def test_nano_dit_trains_three_steps_and_is_read_again(tmp_path: Path) -> None:
+    import pretrain
+
+    class Few(pretrain.Builder):
+        """Of the thousands of portraits that would be encoded first."""
+
+        def records(self, *stage: Any) -> Records:
+            records = super().records(*stage)
+            records.portraits = records.portraits[:6]
+            return records
+
+    config = pretraining()
+    config |= {"work": str(tmp_path / "work"), "device": "cpu", "sampling": {"steps": 2, "guidance": 3.0}}
+    config["transformer"] |= {"out": str(tmp_path / "out"), "steps": 3, "batch": 4, "drawn": 4, "measured": 4}
+    Few(config).transformer()
+    assert (tmp_path / "work" / "transformer" / "samples" / "000003.png").exists()
+    read = dit.load(str(tmp_path / "out"), size=64, parts="nano", tokens=32)
+    fresh = dit.around_nano(config["transformer"]["model"], config["seed"])
+    now = read.denoiser.state_dict()
+    moved = [k for k, v in fresh.denoiser.state_dict().items() if not torch.equal(v.half().float(), now[k])]
+    assert len(moved) > 50
+    latent, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
+    with torch.no_grad():
+        assert read.predict(latent, t, prompted(read, ["a cat", ""])).shape == latent.shape
+
+
+def test_nano_dit_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dit, "shipped", lambda name: tmp_path / name)
+    with pytest.raises(ValueError, match=re.escape("pretrain.py backbone=nano_dit")) as error:
+        dit.load("nano_dit", parts="nano")
+    assert "\n" not in str(error.value)

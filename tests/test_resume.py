@@ -1,0 +1,229 @@
+"""A run that is killed and started again ends as one that never was: weights, states and rows, bit for bit."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import VANISH, said, trained
+
+from mtdiff.checkpoints import listed, newest, random_state, restore_random, step_of, whole
+from mtdiff.folder import InUse, alone, wait_for
+from mtdiff.loggers import Rows, read_rows
+
+# Where a run is killed, one after the other: each time it gets a little further. Two steps of accumulation make one.
+DEATHS = [
+    ("open", ".step-00000003.ckpt"),  # the first checkpoint is begun
+    ("os.rename", ".step-00000003.ckpt"),  # it is all there but for its name
+    ("os.rename", "metrics.csv"),  # the row of a validation is due, in a new file
+    ("open", "samples/training/edit-000004"),  # among the pictures of step 4
+    ("open", ".step-00000006.ckpt"),
+    ("os.remove", "step-00000003"),  # two are there, and the oldest has to go
+    ("open", ".step-00000012.ckpt"),  # training is over
+    ("os.rename", ".adapter.tmp"),
+]
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
+    """Every number and tensor of a nested state, as bytes."""
+    if isinstance(value, torch.Tensor):
+        yield name, value.numpy().tobytes()
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for key, inner in enumerate(value):
+            yield from leaves(inner, f"{name}/{key}")
+    else:
+        yield name, repr(value).encode()
+
+
+def ends(folder: Path) -> dict[str, bytes]:
+    """What a finished training leaves: the whole state but for its seconds, the rows, and the adapter."""
+    (last, *_) = listed(folder / "checkpoints")
+    state = dict(leaves(torch.load(last, weights_only=True)))
+    files = {name: (folder / name).read_bytes() for name in ("metrics.csv", "adapter.safetensors")}
+    return {k: v for k, v in (state | files).items() if not k.endswith("/seconds")}
+
+
+def differences(folder: Path, expected: dict[str, bytes]) -> set[str]:
+    found = ends(folder)
+    return {k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert trained(folder) == 0
+    return ends(folder)
+
+
+def test_a_state_holds_all_that_has_one(uninterrupted: dict[str, bytes]) -> None:
+    """Weights, their averages, the optimiser with what balancing learns, the schedule, the data, the random states."""
+    for part in ("/state_dict/denoiser.", "/state_dict/balancing.", "/callbacks/EMA/shadow_params/0"):
+        assert any(k.startswith(part) for k in uninterrupted), part
+    for part in ("/optimizer_states/0/state/0/exp_avg", "/lr_schedulers/0/last_epoch", "/MixtureModule/position"):
+        assert part in uninterrupted
+    for kind in ("torch", "numpy/1", "python/1/0"):
+        assert f"/callbacks/Checkpoints/random/0/{kind}" in uninterrupted
+
+
+@pytest.mark.parametrize("method", ["mtu", "lora_ffn"])
+def test_killed_at_every_stage_it_ends_the_same(method: str, uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    """LoRA's dropout draws from torch's global state, MTU's balancing learns."""
+    expected, deaths = uninterrupted, DEATHS
+    if method != "mtu":
+        assert trained(tmp_path / "whole", method=method) == 0
+        expected, deaths = ends(tmp_path / "whole"), DEATHS[2::3]
+    run = tmp_path / "run"
+    killed = [trained(run, death, method=method) for death in deaths]
+    assert killed == [-signal.SIGKILL] * len(deaths)
+    assert trained(run, method=method) == 0
+    assert differences(run, expected) == set()
+
+
+def test_killed_in_the_middle_of_a_write_it_ends_the_same(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert trained(run, largest=100_000, fatal=True) == -signal.SIGXFSZ
+    (half,) = (run / "checkpoints").iterdir()
+    assert (half.name[0], half.stat().st_size) == (".", 100_000)
+    assert trained(run) == 0
+    assert not list((run / "checkpoints").glob(".*"))
+    assert differences(run, uninterrupted) == set()
+
+
+def test_signals_end_a_run_in_order(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    """At the step after the signal there is a checkpoint, from which the same command goes on."""
+    run, deaths, steps = tmp_path / "run", {5: signal.SIGTERM, 17: signal.SIGUSR1, 11: signal.SIGINT}, []
+    for _ in deaths:
+        code = trained(run, workers=0, deaths=deaths)
+        assert code - 128 in deaths.values()
+        steps.append(step_of(listed(run / "checkpoints")[0]))
+    assert steps == sorted(steps)
+    assert len(list(tmp_path.glob("run-record-*"))) == len(deaths)
+    assert trained(run, workers=0, deaths=deaths) == 0
+    assert differences(run, uninterrupted) == set()
+
+
+def test_dead_loader_process_is_replaced(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert trained(run, deaths={3: signal.SIGKILL, 20: signal.SIGSEGV}) == 0
+    assert said(run).count("new loader processes go on at the same batch") == 2
+    assert differences(run, uninterrupted) == set()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    damage: str, uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert trained(run) == 0
+    last, before = listed(run / "checkpoints")
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes({"cut": content[:-100], "altered": content, "empty": b""}[damage])
+    assert not whole(last)
+    (run / "adapter.safetensors").unlink()
+    assert trained(run) == 0
+    assert f"{last} is damaged: going on from the one before it" in said(run)
+    assert before in listed(run / "checkpoints")
+    assert differences(run, uninterrupted) == set()
+
+
+def test_full_disk_costs_checkpoints_but_not_the_run(tmp_path: Path) -> None:
+    """No file may grow over 100 kB: training goes on to its end, then the adapter cannot be written."""
+    run = tmp_path / "run"
+    assert trained(run, largest=100_000) == 1
+    text = said(run)
+    for step in (3, 6, 9, 12):
+        assert f"no checkpoint at step {step}: [Errno 27] File too large; there is none before it" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert "adapter.safetensors: cannot be written" in line
+    assert not list((run / "checkpoints").iterdir())
+    assert len(read_rows(run / "metrics.csv")) > 4
+
+
+def test_vanished_folder_is_made_again_with_what_is_known(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert trained(run, workers=0, deaths={5: VANISH}) == 1
+    (line,) = (line for line in said(run).splitlines() if line.startswith("error: "))
+    assert "vanished" in line
+    assert trained(run) == 0
+    assert differences(run, uninterrupted) == set()
+
+
+# Parts
+
+
+def test_random_states_return() -> None:
+    def draws() -> tuple[Any, ...]:
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(), random.gauss(0, 1)  # noqa: NPY002
+
+    random.gauss(0, 1)
+    file = io.BytesIO()
+    torch.save(random_state(), file)
+    expected = draws()
+    file.seek(0)
+    restore_random(torch.load(file, weights_only=True))
+    assert draws() == expected
+
+
+def test_newest_of_none(tmp_path: Path) -> None:
+    assert newest(tmp_path / "checkpoints") is None
+
+
+def test_rows_go_on_without_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    rows = Rows(path)
+    for step in range(4):
+        rows.log_metrics({"b": step / 3}, step)
+    rows.log_metrics({"a": torch.tensor(2.5), "epoch": 0.0}, 3)
+    whole_file = path.read_bytes()
+    assert whole_file.splitlines()[0] == b"a,b,epoch,step"
+    path.write_bytes(whole_file[:-3])  # the last row is cut off
+    again = Rows(path, before=2)
+    assert [row["step"] for row in again.rows] == ["0", "1"]
+    for step in (2, 3):
+        again.log_metrics({"b": step / 3}, step)
+    again.log_metrics({"a": 2.5, "epoch": 0}, 3)
+    assert path.read_bytes() == whole_file
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from mtdiff.folder import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """The second is told who holds the folder; a holder that was killed holds it no longer."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InUse, match=rf"run_dir=.*: in use by process {holder.pid} on \S+$"), alone(tmp_path / "run"):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    wait_for(tmp_path / "run")
+    with alone(tmp_path / "run"):
+        assert str(os.getpid()) in (tmp_path / "run" / ".lock").read_text()
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"run_dir=.*file/run: cannot be written \(Not a directory\)"):  # noqa: SIM117
+        with alone(tmp_path / "file" / "run"):
+            pass
