@@ -381,7 +381,7 @@ def test_script_measures_in_a_process_of_its_own(script: Any, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["backbone=sd51"], "backbone=sd51: expected one of dit, nano, pixart, sd15, sd3, sdxl"),
+        (["backbone=sd51"], "backbone=sd51: expected one of dit, nano, nano_dit, pixart, sd15, sd3, sdxl"),
         (["method=mtv"], "method=mtv: expected one of dtr, finetune, ia3, lora_ffn, mtu, one_pic"),
         (["method.expert=4"], "did you mean 'method.experts'"),
         (["method.experts=7"], "do not divide"),

@@ -48,7 +48,9 @@ def folded_for(base: Backbone, task: str) -> Denoiser:
 @torch.no_grad()
 def moved_mtu(base: Backbone, tasks: Sequence[str]) -> Denoiser:
     """MTU on a copy of the base, always the same: what is trained is shifted, so that no term is zero."""
-    denoiser = Denoiser(copy.deepcopy(base), MTU(), tasks)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # MTU draws its task embedding and routers
+        denoiser = Denoiser(copy.deepcopy(base), MTU(), tasks)
     generator = torch.Generator().manual_seed(0)
     for p in denoiser.trained().values():
         if not p.is_meta:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from torch.utils.data import DataLoader
 
 from mtdiff.benchmarks.bare import BareLoop
 from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
@@ -57,7 +58,7 @@ def training(
             options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
             options |= {"max_epochs": 1, "enable_model_summary": False, "gradient_clip_val": 1.0}
             fitting = lightning.Trainer(**trainer_arguments(trainer), **options, callbacks=[clock])
-            fitting.fit(module, train_dataloaders=batches)
+            fitting.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
             return clock.per_step()
 
         return steps
