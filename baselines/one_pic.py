@@ -8,7 +8,8 @@ everything). The task is told by the text and the source alone.
 Its cost is honest: twice the tokens, where there is a source.
 
 The code is not public. Not given in the paper, decided here: left and right; the source's latent is kept clean at every
-step, in training and in sampling (`noise_context=True` noises it to the target's level: ablation); no mask channel, a
+step, in training and in sampling (`noise_context=True` noises it to the target's level: ablation); the loss covers the
+target (`loss_region="all"`: the noised source too, as VisualCloze's released code has it: ablation); no mask channel, a
 hole is seen as the blank it is; rank 16, alpha 16.
 """
 
@@ -23,10 +24,14 @@ from mtdiff.methods.base import CannotFold, Method
 from mtdiff.routing import Routing
 
 TRAINS = ("lora", "full")
+REGIONS = ("target", "all")
 
 
 class OnePic(Method):
-    """train: LoRA of `rank` and `alpha`, or everything. noise_context: noise the source as the target is noised."""
+    """train: LoRA of `rank` and `alpha`, or everything. noise_context: noise the source as the target is noised.
+
+    loss_region: the target, or all of the canvas, which needs noise_context.
+    """
 
     def __init__(
         self,
@@ -34,11 +39,19 @@ class OnePic(Method):
         rank: int = 16,
         alpha: float = 16.0,
         noise_context: bool = False,
+        loss_region: Literal["target", "all"] = "target",
     ) -> None:
         if train not in TRAINS:
             raise ValueError(f"method.train={train!r}: expected one of {', '.join(TRAINS)}")
+        if loss_region not in REGIONS:
+            raise ValueError(f"method.loss_region={loss_region!r}: expected one of {', '.join(REGIONS)}")
+        if loss_region == "all" and not noise_context:
+            raise ValueError(
+                "method.loss_region=all: needs method.noise_context=true, else no source is hidden"
+            )
         check_lora(rank, alpha)
         self.train, self.rank, self.alpha, self.noise_context = train, rank, alpha, noise_context
+        self.loss_region = loss_region
         self._layout = Canvas()
 
     @property
@@ -52,7 +65,7 @@ class OnePic(Method):
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         if self.noise_context:
-            self._layout = Canvas(Diffusion(backbone.scheduler))
+            self._layout = Canvas(Diffusion(backbone.scheduler), self.loss_region == "all")
         if self.train == "full":
             backbone.denoiser.requires_grad_(True)
         else:

@@ -29,6 +29,10 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.method.layout(self._predict, noisy, t, condition)
 
+    def errors(self, noisy: Tensor, t: Tensor, condition: Condition, target: Tensor) -> Tensor:
+        """(B,): mean squared error against target (B, C, h, w), over what the method's layout says the loss covers."""
+        return self.method.layout.errors(self._predict, noisy, t, condition, target)
+
     def _predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.routing.write(condition.task, t)
         return self.backbone.predict(packed, t, condition)

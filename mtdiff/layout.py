@@ -13,6 +13,7 @@ from mtdiff.diffusion import Diffusion
 from mtdiff.types import Condition
 
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+Rows = Callable[[Tensor], Tensor]  # row numbers of a batch -> one value or picture for each
 
 
 class Layout(ABC):
@@ -33,6 +34,15 @@ class Layout(ABC):
         A layout that calls `predict` more than once must not be joined with layers that read the routing: gradient
         checkpointing would replay the first call with the last call's tasks.
         """
+
+    def errors(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition, target: Tensor) -> Tensor:
+        """(B,): mean squared error of the prediction against target (B, C, h, w), over all that the loss covers."""
+        return mean_square(self(predict, noisy, t, condition), target)
+
+
+def mean_square(prediction: Tensor, target: Tensor) -> Tensor:
+    """(B, C, h, w) twice -> (B,), in float32."""
+    return (prediction.float() - target).pow(2).mean((1, 2, 3))
 
 
 def has_source(condition: Condition) -> Tensor:
@@ -64,37 +74,60 @@ class Canvas(Layout):
 
     noise: noise the source to the target's level; None keeps it clean at every step. The noise is drawn by a generator
     that starts from the noisy latent's own bits, so that the prediction stays a function of its arguments.
+    supervised: the loss covers the source's half too, where it is noised as the target is.
     """
 
-    def __init__(self, noise: Diffusion | None = None) -> None:
-        self.noise = noise
+    def __init__(self, noise: Diffusion | None = None, supervised: bool = False) -> None:
+        if supervised and noise is None:
+            raise ValueError("a source without noise leaves nothing to predict")
+        self.noise, self.supervised = noise, supervised
 
     def extra_channels(self, latent_channels: int) -> int:
         return 0
 
     def __call__(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        if noisy.is_meta:  # no values to look at: costs are counted for samples with a source
-            return self._beside(predict, noisy, t, condition)
-        given = has_source(condition)
-        parts, rows, nothing = [], [], noisy.new_zeros(())
-        for call, index in ((self._beside, given.nonzero().flatten()), (_alone, (~given).nonzero().flatten())):
-            if len(index):
-                parts.append(call(predict, noisy[index], t[index], condition[index]))
-                rows.append(index)
-            elif self.equally:  # both calls, always; this one's prediction counts nothing
-                nothing = 0 * call(predict, noisy[:1], t[:1], condition[:1]).sum()
-        return torch.cat(parts)[torch.cat(rows).argsort()] + nothing  # (B, C, h, w)
+        def beside(rows: Tensor) -> Tensor:
+            source, _ = self._source(noisy[rows], t[rows], condition[rows])
+            canvas = torch.cat([source, noisy[rows]], -1)  # (S, C, h, 2w)
+            return predict(canvas, t[rows], condition[rows])[..., noisy.shape[-1] :]  # (S, C, h, w)
 
-    def _beside(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self._in_two(condition, beside, lambda rows: predict(noisy[rows], t[rows], condition[rows]))
+
+    def errors(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition, target: Tensor) -> Tensor:
+        if not self.supervised:
+            return super().errors(predict, noisy, t, condition, target)
+
+        def beside(rows: Tensor) -> Tensor:
+            source, of_source = self._source(noisy[rows], t[rows], condition[rows])
+            canvas = torch.cat([source, noisy[rows]], -1)  # (S, C, h, 2w)
+            return mean_square(predict(canvas, t[rows], condition[rows]), torch.cat([of_source, target[rows]], -1))
+
+        def alone(rows: Tensor) -> Tensor:
+            return mean_square(predict(noisy[rows], t[rows], condition[rows]), target[rows])
+
+        return self._in_two(condition, beside, alone)
+
+    def _source(self, noisy: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The source as it stands on the canvas and what is predicted of it, (S, C, h, w) each."""
         source = condition.source
-        if self.noise is not None:
-            source = self.noise.noisy(source, noise_of(noisy), t)
-        canvas = torch.cat([source, noisy], -1)  # (S, C, h, 2w)
-        return predict(canvas, t, condition)[..., noisy.shape[-1] :]  # (S, C, h, w)
+        if self.noise is None:
+            return source, torch.zeros_like(source)
+        noise = noise_of(noisy)
+        return self.noise.noisy(source, noise, t), self.noise.target(source, noise, t)
 
-
-def _alone(predict: Predict, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    return predict(noisy, t, condition)
+    def _in_two(self, condition: Condition, beside: Rows, alone: Rows) -> Tensor:
+        """What `beside` says of the samples with a source and `alone` of the others, in the order of the batch."""
+        if condition.mask.is_meta:  # no values to look at: costs are counted for samples with a source
+            return beside(torch.arange(len(condition.mask), device="meta"))
+        given = has_source(condition)
+        parts, places, nothing = [], [], condition.mask.new_zeros(())
+        for call, rows in ((beside, given.nonzero().flatten()), (alone, (~given).nonzero().flatten())):
+            if len(rows):
+                parts.append(call(rows))
+                places.append(rows)
+            elif self.equally:  # both calls, always; this one's prediction counts nothing
+                nothing = nothing + 0 * call(given.new_zeros(1, dtype=torch.long)).sum()
+        return torch.cat(parts)[torch.cat(places).argsort()] + nothing
 
 
 def noise_of(noisy: Tensor) -> Tensor:

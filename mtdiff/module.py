@@ -123,8 +123,8 @@ class MultiTaskModule(lightning.LightningModule):
         if dropout is not None:
             condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)
-        out = self.denoiser(self.diffusion.noisy(latent, noise, draws.t), draws.t, condition)
-        return (out.float() - self.diffusion.target(latent, noise, draws.t)).pow(2).mean((1, 2, 3)), draws.t
+        noisy, target = (f(latent, noise, draws.t) for f in (self.diffusion.noisy, self.diffusion.target))
+        return self.denoiser.errors(noisy, draws.t, condition, target), draws.t
 
     def on_validation_epoch_start(self) -> None:
         self._validated = {}

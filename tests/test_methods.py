@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ia3 per_task=false": {},
     "dtr routing=task_timestep": {},
     "dtr random=true": {},
-    "one_pic train=full": {"noise_context": True},
+    "one_pic train=full": {"noise_context": True, "loss_region": "all"},
 }
 CASES = [*NAMES, *VARIANTS]
 MIXED = [2, 0, 3, 1, 0, 3]

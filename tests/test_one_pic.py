@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from tiny import TASKS, inputs
 from torch import Tensor
@@ -70,6 +71,39 @@ def test_context_noised_to_the_level_of_the_target(tiny_unet: Backbone) -> None:
     (again,) = recorded(Canvas(diffusion), tiny_unet, [1] * 64)
     assert torch.equal(again[0], call[0])  # a function of its arguments
     assert len(noise.flatten(1).mean(1).unique()) == 64  # each sample has its own
+
+
+def test_loss_over_the_whole_canvas(tiny_unet: Backbone) -> None:
+    """The mean over both halves where there is a source; the target alone elsewhere, and everywhere by default."""
+    diffusion = Diffusion(tiny_unet.scheduler)
+    noisy, t, condition = inputs(tiny_unet, MIXED)
+    target, given = torch.randn_like(noisy), condition.task > 0
+    canvases = []
+
+    def predict(packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        canvases.append(packed)
+        return 0.5 * packed
+
+    plain = (0.5 * noisy - target).pow(2).mean((1, 2, 3))  # (B,)
+    for layout in (Canvas(), Canvas(diffusion)):
+        torch.testing.assert_close(layout.errors(predict, noisy, t, condition, target), plain)
+    canvases.clear()
+    found = Canvas(diffusion, supervised=True).errors(predict, noisy, t, condition, target)
+    source = canvases[0][..., :8]  # (3, C, h, w), noised
+    signal, level = diffusion.coefficients(t[given])
+    noise = (source - signal * condition.source[given]) / level
+    of_source = (0.5 * source - diffusion.target(condition.source[given], noise, t[given])).pow(2).mean((1, 2, 3))
+    torch.testing.assert_close(found[given], (plain[given] + of_source) / 2, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[~given], plain[~given])
+    with pytest.raises(ValueError, match="leaves nothing to predict"):
+        Canvas(supervised=True)
+
+
+def test_loss_region_needs_a_noised_source() -> None:
+    with pytest.raises(ValueError, match=r"method.loss_region=all: needs method.noise_context=true"):
+        OnePic(loss_region="all")
+    with pytest.raises(ValueError, match=r"method.loss_region='left': expected one of target, all"):
+        OnePic(loss_region="left")  # type: ignore[arg-type]
 
 
 def test_everything_or_low_rank(tiny_unet: Backbone) -> None:
