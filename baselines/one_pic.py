@@ -46,9 +46,7 @@ class OnePic(Method):
         if loss_region not in REGIONS:
             raise ValueError(f"method.loss_region={loss_region!r}: expected one of {', '.join(REGIONS)}")
         if loss_region == "all" and not noise_context:
-            raise ValueError(
-                "method.loss_region=all: needs method.noise_context=true, else no source is hidden"
-            )
+            raise ValueError("method.loss_region=all: needs method.noise_context=true, else no source is hidden")
         check_lora(rank, alpha)
         self.train, self.rank, self.alpha, self.noise_context = train, rank, alpha, noise_context
         self.loss_region = loss_region

@@ -24,6 +24,7 @@ HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LARGEST = {"layers": 256, "": 1_000_000}
 """Greatest numbers in an architecture, by a part of their names."""
+ADAPTERS = Path(__file__).parent / "assets" / "adapters"
 LONGEST = 64  # list in an architecture
 
 
@@ -51,9 +52,14 @@ def identity(about: Mapping[str, Any]) -> str:
 
 
 def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | None = None) -> About:
-    """base: a base model that the caller names, in place of the one that the file names."""
+    """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named."""
     if not folder.is_dir():
-        raise ValueError(f"run={shown(folder)}: no such folder")
+        own = shipped()
+        if str(folder) not in own:
+            raise ValueError(
+                f"run={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})"
+            )
+        folder = own[str(folder)]
     path = within(folder, "adapter.json")
     if not path.exists():
         raise ValueError(f"{path}: no such file, so this is not a finished run")
@@ -71,6 +77,11 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return About(path, content, backbone, sampling)
+
+
+def shipped() -> dict[str, Path]:
+    """Adapters inside the package, by name."""
+    return {path.name: path for path in sorted(ADAPTERS.iterdir())}
 
 
 def named_base(backbone: Mapping[str, Any], base: str | None) -> Mapping[str, Any]:

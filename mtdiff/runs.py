@@ -1,7 +1,7 @@
 """A trained run as a library object: one call draws pictures of any of its tasks.
 
     from mtdiff import load_run
-    model = load_run("runs/mtu-nano-emoji-seed0-...")
+    model = load_run("mtu-nano")                      # the shipped adapter, or the folder of a run
     pictures = model("edit", prompt="make it a woman", image=picture)       # one, or lists of each, tasks mixed
 
 A run folder is data, and may be someone else's: safetensors and JSON are read, only classes of this project's packages

@@ -1,0 +1,55 @@
+"""The adapters inside the package: a model of four tasks before anyone has trained."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mtdiff import load_run
+from mtdiff.adapter import ADAPTERS, shipped
+from mtdiff.data.emoji import EmojiSource
+from mtdiff.data.module import MixtureModule
+from mtdiff.metrics.alexnet import lpips_alex
+from mtdiff.tasks import SuperResolution
+from mtdiff.types import Batch
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_they_are_small_and_safe() -> None:
+    files = [path for path in ADAPTERS.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in files) <= 5 * 2**20
+    assert list(shipped()) == ["mtu-nano"]
+
+
+@torch.no_grad()
+def test_it_restores_unseen_emoji_better_than_bicubic() -> None:
+    model = load_run("mtu-nano")
+    assert list(model.tasks) == ["text_to_image", "edit", "super_resolution", "inpaint"]
+    task = model.tasks["super_resolution"]
+    assert isinstance(task, SuperResolution)
+    data = MixtureModule(EmojiSource(), {"super_resolution": task}, test_per_task=12)
+    batch = Batch.collate([data.test[i] for i in range(12)])
+    drawn = model("super_resolution", image=list(batch.source))
+    pixels = torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in drawn])
+    answers = pixels.view(12, 64, 64, 3).permute(0, 3, 1, 2).float() / 127.5 - 1
+    distance = lpips_alex()
+    ours, bicubic = (float(distance(x, batch.target).mean()) for x in (answers, batch.source))
+    assert ours < 0.7 * bicubic
+
+
+def test_sample_by_name(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "experiments" / "sample.py"), "run=mtu-nano", "task=text_to_image"]
+    command += ["prompt=noto, robot face", "steps=2", f"out={tmp_path / 'out.png'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "out.png").size == (64, 64)
+
+
+def test_a_folder_that_is_neither() -> None:
+    with pytest.raises(ValueError, match=r"^run=mtu-nan: no such folder, nor a shipped adapter \(mtu-nano\)$"):
+        load_run("mtu-nan")
