@@ -84,6 +84,7 @@ def run_here(arguments: list[str], log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where a run is started by hand
     sys.argv = [str(RUN), *arguments]
     runpy.run_path(str(RUN), run_name="__main__")
 

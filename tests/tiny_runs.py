@@ -94,6 +94,7 @@ def die_at(event: str, part: str) -> None:
 
 def _work(folder: Path, death: tuple[str, str] | None, largest: int | None, fatal: bool, options: Any) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where a run is started by hand
     sys.stderr = (folder.with_name(f"{folder.name}.log")).open("a", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
     run = experiment(folder, **options)
