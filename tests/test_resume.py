@@ -31,6 +31,9 @@ DEATHS = [
     ("os.remove", "step-00000003"),  # two are there, and the oldest has to go
     ("open", ".step-00000012.ckpt"),  # training is over
     ("os.rename", ".adapter.tmp"),
+    ("tiny.record", "test/"),  # in the evaluation
+    ("open", "samples/edit.png"),
+    ("os.rename", ".result.json"),
 ]
 
 
@@ -49,10 +52,14 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def ends(folder: Path) -> dict[str, bytes]:
-    """What a finished training leaves: the whole state but for its seconds, the rows, and the adapter."""
+    """What a finished run leaves: the whole state of training but for its seconds, adapter, rows, and pictures."""
     (last, *_) = listed(folder / "checkpoints")
     state = dict(leaves(torch.load(last, weights_only=True)))
-    files = {name: (folder / name).read_bytes() for name in ("metrics.csv", "adapter.safetensors")}
+    kept = ("metrics.csv", "adapter.safetensors", "evaluation.csv", "samples/edit.png")
+    files = {name: (folder / name).read_bytes() for name in kept}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "complete"
+    files |= {"rows": json.dumps(result["rows"]).encode(), "steps": json.dumps(result["steps"]).encode()}
     return {k: v for k, v in (state | files).items() if not k.endswith("/seconds")}
 
 
@@ -143,6 +150,9 @@ def test_signals_end_a_run_in_order(uninterrupted: dict[str, bytes], tmp_path: P
     for _ in deaths:
         code = trained(run, workers=0, deaths=deaths)
         assert code - 128 in deaths.values()
+        result = json.loads((run / "result.json").read_text())
+        assert (result["status"], result["rows"]) == ("interrupted", [])
+        assert result["error"].startswith(f"ended by {signal.Signals(code - 128).name}; the same command goes on")
         steps.append(step_of(listed(run / "checkpoints")[0]))
     assert steps == sorted(steps)
     assert len(list(tmp_path.glob("run-record-*"))) == len(deaths)
@@ -183,6 +193,7 @@ def test_full_disk_costs_checkpoints_but_not_the_run(tmp_path: Path) -> None:
     for step in (3, 6, 9, 12):
         assert f"no checkpoint at step {step}: [Errno 27] File too large; there is none before it" in text
     (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert json.loads((run / "result.json").read_text())["status"] == "failed"
     assert "adapter.safetensors: cannot be written" in line
     assert not list((run / "checkpoints").iterdir())
     assert len(read_rows(run / "metrics.csv")) > 4
