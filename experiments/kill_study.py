@@ -33,10 +33,10 @@ RUN = Path(__file__).with_name("run.py")
 METHODS = "mtu,lora_ffn,ia3,dtr,one_pic,finetune"
 DEFAULTS = {"kills": "25", "methods": METHODS, "seed": "0", "out": "", "warm": "false"}
 TINY = [
-    *("training.steps=12", "training.batch_size=4", "training.accumulate=2", "training.workers=1"),
+    *("training.steps=8", "training.batch_size=2", "training.accumulate=2", "training.workers=1"),
     *("training.save_every=2", "training.validate_every=4", "training.sample_every=4", "training.warmup=4"),
-    *("evaluation.per_task=4", "evaluation.validation_per_task=2", "evaluation.batch_size=8"),
-    *("evaluation.baselines=false", "sampling.steps=2", "trainer.accelerator=cpu", "progress=false"),
+    *("evaluation.per_task=2", "evaluation.validation_per_task=1", "evaluation.batch_size=8"),
+    *("evaluation.baselines=false", "sampling.steps=1", "trainer.accelerator=cpu", "progress=false"),
 ]
 
 
