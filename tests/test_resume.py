@@ -1,5 +1,6 @@
 """A run that is killed and started again ends as one that never was: weights, states and rows, bit for bit."""
 
+import errno
 import io
 import json
 import os
@@ -301,4 +302,14 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"run_dir=.*file/run: cannot be written \(Not a directory\)"):  # noqa: SIM117
         with alone(tmp_path / "file" / "run"):
+            pass
+
+
+def test_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("mtdiff.folder.os.open", refuse)
+    with pytest.raises(ValueError, match=r"run_dir=.*/run: cannot be written \(Read-only file system\)"):  # noqa: SIM117
+        with alone(tmp_path / "run"):
             pass
