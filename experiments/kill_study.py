@@ -72,7 +72,7 @@ class Copy(FORKS.Process):  # type: ignore[name-defined,misc]
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         FORKS.set_forkserver_preload(
-            ["mtdiff.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion"]
+            ["mtdiff.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
         )
         super().__init__(target=run_here, args=(list(arguments), log))
         self.start()
