@@ -8,6 +8,7 @@
     folded      a folded MTU against the untouched base: latency, parameters, FLOPs
     training    steps of every method against full fine-tuning, on the same batches
     loop        our training loop against a bare one of diffusers and torch alone, on the same batches
+    checkpoints a checkpoint against the steps between two, as training.save_every says
     sampling    our sampler against the diffusers pipeline that an export runs in: the same pictures
     mixed       one batch of four tasks against one call a task
 
@@ -28,6 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,6 +94,18 @@ def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
         return [loop(run, Path(folder), how, 7)]
 
 
+def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.training import WARMUP, checkpoints
+
+    training = plain["training"]
+    if training["save_every"] is None:
+        raise ConfigError("training.save_every=None: expected a number of steps for what=checkpoints")
+    with TemporaryDirectory() as folder:
+        run, _ = made(plain, how, overrides, WARMUP + 1 + (1 if how.quick else 8), Path(folder))
+        run = replace(run, training=replace(run.training, ema_decay=training["ema_decay"]))
+        return [checkpoints(run, Path(folder), training["save_every"], how, 5)]
+
+
 def sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
     from mtdiff.benchmarks.sampling import sampling
 
@@ -109,6 +123,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "folded": folded,
     "training": training,
     "loop": loop,
+    "checkpoints": checkpoints,
     "sampling": sampling,
     "mixed": mixed,
 }

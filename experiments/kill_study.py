@@ -3,10 +3,11 @@
     python experiments/kill_study.py out=kills.json                    25 kills over six methods, of real commands
     python experiments/kill_study.py kills=2 methods=mtu warm=true     the short form, which the tests run
 
-A moment lies between a run's claim of its folder and its end, drawn evenly from that span of an uninterrupted run; so
-training, saving, validation and evaluation are hit in proportion to their time. Equal are `adapter.safetensors`,
-`metrics.csv` and the rows of `result.json`, byte for byte. warm: start runs as copies of a process that has the
-libraries loaded. Exit code 1 where an end differs or a checkpoint cannot be read.
+A moment lies between a run's claim of its folder and its end, drawn evenly from the CPU time that an uninterrupted run
+takes in between (which other work on the machine does not change); so training, saving, validation and evaluation are
+hit in proportion to their time. Equal are `adapter.safetensors`, `metrics.csv` and the rows of `result.json`, byte for
+byte. warm: start runs as copies of a process that has the libraries loaded. Exit code 1 where an end differs or a
+checkpoint cannot be read. Linux alone.
 """
 
 import json
@@ -25,16 +26,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtdiff.provenance import provenance
 from mtdiff.results import write_atomically
 
 RUN = Path(__file__).with_name("run.py")
 METHODS = "mtu,lora_ffn,ia3,dtr,one_pic,finetune"
 DEFAULTS = {"kills": "25", "methods": METHODS, "seed": "0", "out": "", "warm": "false"}
 TINY = [
-    *("training.steps=24", "training.batch_size=4", "training.accumulate=2", "training.workers=1"),
-    *("training.save_every=2", "training.validate_every=6", "training.sample_every=8", "training.warmup=4"),
-    *("evaluation.per_task=4", "evaluation.validation_per_task=2", "evaluation.batch_size=8"),
-    *("evaluation.baselines=false", "sampling.steps=2", "trainer.accelerator=cpu", "progress=false"),
+    *("training.steps=8", "training.batch_size=2", "training.accumulate=2", "training.workers=1"),
+    *("training.save_every=2", "training.validate_every=4", "training.sample_every=4", "training.warmup=4"),
+    *("evaluation.per_task=2", "evaluation.validation_per_task=1", "evaluation.batch_size=8"),
+    *("evaluation.baselines=false", "sampling.steps=1", "trainer.accelerator=cpu", "progress=false"),
 ]
 
 
@@ -70,7 +72,7 @@ class Copy(FORKS.Process):  # type: ignore[name-defined,misc]
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         FORKS.set_forkserver_preload(
-            ["mtdiff.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion"]
+            ["mtdiff.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
         )
         super().__init__(target=run_here, args=(list(arguments), log))
         self.start()
@@ -94,7 +96,7 @@ def run_here(arguments: list[str], log: Path) -> None:
 
 @dataclass(frozen=True)
 class Kill:
-    """method: of the run. moment: seconds after its claim. during: what it was at. step: of its last checkpoint.
+    """method: of the run. moment: CPU seconds after its claim. during: what it was at. step: of its last checkpoint.
 
     unreadable: checkpoints that do not hold what their names promise. identical: whether the end is the same.
     """
@@ -122,28 +124,34 @@ class Study:
         """Wait until a run has written its configuration."""
         while not (run / "config.yaml").exists():
             if process.ended() is not None:
-                raise ValueError(f"{run}: ended before it began, see {run.with_suffix('.log')}")
+                raise ValueError(f"{run.name}: ended before it began")
             time.sleep(0.01)
 
-    def finish(self, process: Process, run: Path) -> None:
+    def finish(self, process: Process, run: Path) -> float:
+        """Wait for a run's end. Returns its CPU seconds from now on."""
+        began = spent = cpu_seconds(process)
         while process.ended() is None:
+            spent = max(spent, cpu_seconds(process))
             time.sleep(0.02)
         if process.ended() != 0:
-            raise ValueError(f"{run}: exit code {process.ended()}, see {run.with_suffix('.log')}")
+            said = " ".join(run.with_suffix(".log").read_text(errors="replace").split())
+            raise ValueError(f"{run.name}: exit code {process.ended()}: {said[-500:]}")
+        return spent - began
 
     def reference(self, method: str) -> tuple[dict[str, str], float]:
-        """The end of a run that is let be, and its seconds after the claim."""
+        """The end of a run that is let be, and its CPU seconds after the claim."""
         run = self.folder / method
         process = self.start(method, run)
         self.claimed(process, run)
-        began = time.monotonic()
-        self.finish(process, run)
-        return end(run), time.monotonic() - began
+        spent = self.finish(process, run)
+        return end(run), spent
 
     def killed(self, method: str, moment: float, run: Path, expected: dict[str, str]) -> Kill:
         process = self.start(method, run)
         self.claimed(process, run)
-        time.sleep(moment)
+        due = cpu_seconds(process) + moment
+        while process.ended() is None and cpu_seconds(process) < due:
+            time.sleep(0.005)
         if process.ended() is None:
             os.kill(process.pid, signal.SIGKILL)
         while process.ended() is None:
@@ -151,6 +159,14 @@ class Study:
         during, (step, unreadable) = phase(run), checkpoints(run)
         self.finish(self.start(method, run), run)
         return Kill(method, round(moment, 2), during, step, unreadable, end(run) == expected)
+
+
+def cpu_seconds(process: Process) -> float:
+    """Of a run's main process so far; 0 where it is gone. The number of its clock: clock_getcpuclockid(3) on Linux."""
+    try:
+        return time.clock_gettime(~int(process.pid) << 3 | 2)
+    except OSError:
+        return 0.0
 
 
 # What a run leaves
@@ -191,18 +207,23 @@ def study(kills: int, methods: Sequence[str], seed: int, warm: bool, folder: Pat
         method = methods[i % len(methods)]
         if method not in references:
             references[method] = runs.reference(method)
-            print(f"{method}: {references[method][1]:.1f} s without a kill", flush=True)
+            print(f"{method}: {references[method][1]:.1f} CPU seconds without a kill", flush=True)
         expected, span = references[method]
         kill = runs.killed(method, rng.uniform(0, span), folder / f"{i}-{method}", expected)
         done.append(kill)
         verdict = "identical" if kill.identical else "DIFFERENT"
-        print(f"[{i + 1}/{kills}] {method} at {kill.moment} s, {kill.during}, step {kill.step}: {verdict}", flush=True)
+        said = f"{method} after {kill.moment} CPU seconds, {kill.during}, step {kill.step}: {verdict}"
+        print(f"[{i + 1}/{kills}] {said}", flush=True)
     return {
         "kills": len(done),
         "identical": sum(kill.identical for kill in done),
         "unreadable_checkpoints": sum(kill.unreadable for kill in done),
         "during": dict(Counter(kill.during for kill in done)),
         "seed": seed,
+        "methods": list(methods),
+        "options": TINY,
+        "warm": warm,
+        **provenance(),
         "seconds": round(time.monotonic() - began, 1),
         "each": [asdict(kill) for kill in done],
     }

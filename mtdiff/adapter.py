@@ -63,7 +63,11 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
     path = within(folder, "adapter.json")
     if not path.exists():
         raise ValueError(f"{path}: no such file, so this is not a finished run")
-    content = read_json(path)
+    return about_of(path, read_json(path), packages, base)
+
+
+def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base: str | None = None) -> About:
+    """The same from what a file holds: `adapter.json`, or the `config.yaml` of a run that has not come so far."""
     for key, kind in KEYS.items():
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{path}: key `{key}` is missing")

@@ -25,6 +25,8 @@ KINDS = {
     "backbone": BACKBONE,
     "data": "mtdiff.data.source.Source",
     "metrics": "mtdiff.metrics.suites.Suite",
+    "balancing": "mtdiff.balancing.Balancing",
+    "balancing.weighting": "mtdiff.balancing.Weighting",
 }
 """What the classes at some places of a configuration must be; those below `task` are tasks."""
 TASK = "mtdiff.tasks.Task"

@@ -1,4 +1,8 @@
-"""Losses and gradients that are not finite: training stops at that step and keeps its batch, or leaves the step out."""
+"""Losses and gradients that are not finite: training stops at that step and keeps its batch, or leaves the step out.
+
+`faults/step-<n>.json` and `.safetensors` hold the batch; `step-<n>-weights.safetensors` what was trained so far, with
+the first fault of a run alone. `experiments/replay.py` computes the step from them again.
+"""
 
 import json
 import logging
@@ -11,18 +15,22 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mtdiff.files import check_header, read_json, reason
 from mtdiff.folder import RunError
 from mtdiff.module import Draws, MultiTaskModule
-from mtdiff.parallel import whole
+from mtdiff.parallel import first, whole
 from mtdiff.results import write_atomically
 from mtdiff.types import Batch
 
 log = logging.getLogger(__name__)
 MOST = 10  # faults whose batches are kept, where steps are left out
 NAMED = 8  # parameters named in a fault
+PARTS = ("denoiser", "balancing")
+LISTS = {"prompt": str, "key": str, "source_caption": str, "target_caption": str, "seed": int}  # of a batch
 
 
 @dataclass
@@ -76,11 +84,14 @@ class Finite(Callback):
         if self.skipped < MOST:
             name = f"step-{step}" + (f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else "")
             path = self.folder / f"{name}.json"
+            weights = trained(module) if self.skipped == 0 else None
             try:
                 keep(path, {"step": step, **about}, Batch.cat([p.batch for p in wrong or self._parts]))
+                if weights is not None and first():
+                    save_file(weights, self.folder / f"step-{step}-weights.safetensors")
                 said += f"; its batch is in {path}"
-            except OSError as error:
-                said += f"; its batch could not be kept ({error.strerror})"
+            except (OSError, SafetensorError) as error:
+                said += f"; its batch could not be kept ({reason(error)})"
         if self.on_nan == "stop":
             raise RunError(said)
         self.skipped += 1
@@ -126,8 +137,69 @@ def keep(path: Path, about: dict[str, Any], batch: Batch) -> None:
     write_atomically(path, json.dumps({**about, "batch": texts}, indent=1) + "\n")
 
 
+def trained(module: MultiTaskModule) -> dict[str, Tensor]:
+    """What a method trains and a balancing learns, whole: every process has to ask for it."""
+    states = (module.denoiser.adapter(), module.balancing.state_dict())
+    named = {f"{part}.{k}": v for part, state in zip(PARTS, states, strict=True) for k, v in state.items()}
+    return {k: whole(v.detach()).cpu().contiguous() for k, v in named.items()}
+
+
 def load(path: Path) -> Batch:
-    """The batch of a fault, to be replayed: `module.errors(load(path), module.dropout)` from the last checkpoint."""
-    texts = json.loads(path.read_text())["batch"]
-    tensors: dict[str, Any] = load_file(path.with_suffix(".safetensors"))
-    return Batch(**tensors, **texts)
+    """The batch of a fault. ValueError in one line where the files do not hold one."""
+    about = read_json(path)
+    texts = about.get("batch") if isinstance(about, dict) else None
+    tensors = read_tensors(path.with_suffix(".safetensors"))
+    names = [f.name for f in fields(Batch)]
+    parts: dict[str, Any] = {**tensors, **(texts if isinstance(texts, dict) else {})}
+    if set(parts) != set(names) or set(tensors) & set(LISTS):
+        raise ValueError(f"{path}: holds no batch, expected {', '.join(names)}")
+    for name, kind in LISTS.items():
+        if not isinstance(parts[name], list) or not all(type(v) is kind for v in parts[name]):
+            raise ValueError(f"{path}: batch.{name}: expected a list, each {kind.__name__}")
+    if any(part.ndim == 0 for part in tensors.values()) or len({len(part) for part in parts.values()}) != 1:
+        raise ValueError(f"{path}: holds no batch of one length")
+    return Batch(**parts)
+
+
+def load_trained(module: MultiTaskModule, path: Path) -> None:
+    """Put back what `trained` gave. ValueError where it is of another method or base."""
+    state = read_tensors(path)
+    parts = {p: {k.removeprefix(f"{p}."): v for k, v in state.items() if k.startswith(f"{p}.")} for p in PARTS}
+    try:
+        module.denoiser.load_adapter(parts["denoiser"])
+        module.balancing.load_state_dict(parts["balancing"])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: {reason(error)}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    check_header(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+# Replay
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """errors, t: of each example (B,). loss: as training weighs it. gradients: names of those that are not finite."""
+
+    batch: Batch
+    errors: Tensor
+    t: Tensor
+    loss: float
+    gradients: list[str]
+
+
+def replay(module: MultiTaskModule, batch: Batch) -> Replayed:
+    """The loss of one batch and its gradients, without a step. The weights of tasks are left aside."""
+    batch = batch.to(module.device)
+    errors, t = module.errors(batch, module.dropout)
+    loss = module.balancing.weighting(errors, t, module.diffusion).mean()
+    loss.backward()
+    gradients = ((k, p.grad) for k, p in module.named_parameters() if p.grad is not None)
+    names = [k for k, gradient in gradients if not torch.isfinite(gradient).all()]
+    return Replayed(batch, errors.detach().cpu(), t.cpu(), float(loss), names)

@@ -77,7 +77,7 @@ def read_json(path: Path, most: int = MEGABYTE) -> Any:
         raise ValueError(f"{literal} is no JSON number, expected null")
 
     def whole(literal: str) -> int:
-        if len(literal) > 20 or not -(2**63) <= int(literal) < 2**63:
+        if len(literal) > 20 or not -(2**63) <= int(literal) < 2**64:
             raise ValueError(f"{shown(literal, 40)}: expected numbers of 64 bits")
         return int(literal)
 

@@ -3,7 +3,7 @@
     python tests/fuzz.py number=2000 seed=0         prints inputs tried and crashes found; exit code 1 if there are any
     python tests/fuzz.py only=1234 seed=0           one input again
 
-A crash is any exception but ValueError, a message of several lines, or 20 seconds without an answer.
+A crash is any exception but ValueError and RunError, a message of several lines, or 20 seconds without an answer.
 """
 
 import copy
@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 import warnings
 from collections import Counter
@@ -22,16 +23,25 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from run_folders import ABOUT, make_run, picture
 
 from mtdiff.adapter import read_about
+from mtdiff.checkpoints import WholeFiles, newest, random_state
 from mtdiff.config import construct
+from mtdiff.data.convert import write_index
+from mtdiff.data.shards import INDEX
+from mtdiff.data.tables import TableSource
+from mtdiff.faults import keep, load
 from mtdiff.files import read_picture, read_yaml
+from mtdiff.folder import RunError
+from mtdiff.loggers import read_rows
 from mtdiff.rendering import html, latex, markdown
 from mtdiff.results import Result, Row
 from mtdiff.runs import adapted, constructed, load_run, read_adapter
 from mtdiff.summary import summarise
+from mtdiff.types import Batch, Example
 
 Rng = np.random.Generator
 SECONDS = 20
@@ -174,12 +184,22 @@ class Loaders:
         self.expected, self.digest = adapted(about).adapter(), about.digest
         self.result = json.loads(json.dumps(asdict(result())))
         self.pictures = {ending: drawn(kind) for ending, kind in FORMATS.items()}
+        keep(self.folder / "fault.json", {"step": 1}, batch())
+        torch.save({"state_dict": {"a": torch.ones(9)}, "random": random_state()}, self.folder / "good.ckpt")
+        tarred(self.folder / "shards" / "a.tar")
+        write_index(str(self.folder / "shards"))
+        names = ("fault.json", "fault.safetensors", "good.ckpt", "shards/a.tar", f"shards/{INDEX}")
+        self.whole = {name: (self.folder / name).read_bytes() for name in names}
         self.read: dict[str, Callable[[Rng], Any]] = {
             "adapter.json": self.about,
             "adapter.safetensors": self.adapter,
             "config.yaml": self.config,
             "result.json": self.table,
             "picture": self.picture,
+            "metrics.csv": self.rows,
+            "checkpoint": self.checkpoint,
+            "fault": self.fault,
+            "shards": self.shards,
             "run folder": self.run,
         }
 
@@ -217,6 +237,38 @@ class Loaders:
         ending = list(FORMATS)[int(rng.integers(len(FORMATS)))]
         read_picture("image", self.written(f"picture.{ending}", self.pictures[ending], rng))
 
+    def rows(self, rng: Rng) -> None:
+        read_rows(self.written("metrics.csv", b"epoch,loss,step\n0,0.5,1\n0,0.25,2\n,0.125,3\n", rng))
+
+    def checkpoint(self, rng: Rng) -> None:
+        """Under a checksum that is wrong, and as if someone had made it fit."""
+        path = self.written("step-00000001-0123456789abcdef.ckpt", self.whole["good.ckpt"], rng)
+        WholeFiles().load_checkpoint(path)
+        (self.folder / "checkpoints").mkdir(exist_ok=True)
+        path.replace(self.folder / "checkpoints" / path.name)
+        if newest(self.folder / "checkpoints") is not None:
+            raise AssertionError("taken for whole")
+
+    def fault(self, rng: Rng) -> None:
+        name = ("fault.json", "fault.safetensors")[int(rng.integers(2))]
+        self.restored()
+        content = json.loads(self.whole[name]) if name.endswith("json") else self.whole[name]
+        self.written(name, content, rng)
+        load(self.folder / "fault.json")
+
+    def shards(self, rng: Rng) -> None:
+        name = ("shards/a.tar", f"shards/{INDEX}")[int(rng.integers(2))]
+        self.restored()
+        content = json.loads(self.whole[name]) if name.endswith("json") else self.whole[name]
+        self.written(name, content, rng)
+        source = TableSource(caption=str(self.folder / "shards"), size=16)
+        for index in range(source.size("caption", "train")):
+            source.record("caption", "train", index, rng)
+
+    def restored(self) -> None:
+        for name, data in self.whole.items():
+            (self.folder / name).write_bytes(data)
+
     def run(self, rng: Rng) -> None:
         """All of `load_run`, on a folder with either file spoilt."""
         for name in ("adapter.json", "adapter.safetensors"):
@@ -233,6 +285,22 @@ def result() -> Result:
     rows += [Row("inpaint", "lpips_alex", "lower", None, 0, None, None, reason="too few")]
     config = {"method": {"experts": 4}, "seed": 0}
     return Result("mtu", "nano", "emoji", ["edit", "inpaint"], 0, config=config, rows=rows)
+
+
+def batch() -> Batch:
+    blank = torch.zeros(3, 16, 16)
+    return Batch.collate([Example(blank, blank, blank[:1], f"do {i}", i, f"key {i}", seed=i) for i in range(2)])
+
+
+def tarred(path: Path) -> None:
+    """A shard of four samples."""
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as tar:
+        for i in range(4):
+            for name, data in ((f"{i}.png", drawn("PNG")), (f"{i}.txt", f"picture {i}".encode())):
+                about = tarfile.TarInfo(name)
+                about.size = len(data)
+                tar.addfile(about, io.BytesIO(data))
 
 
 def drawn(kind: str) -> bytes:
@@ -253,7 +321,7 @@ def attempt(loaders: Loaders, index: int, seed: int, report: Report) -> None:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         loaders.read[name](rng)
-    except ValueError as error:
+    except (ValueError, RunError) as error:
         report.refused[name] += 1
         if "\n" in str(error) or not str(error):
             report.crashes.append(f"only={index} seed={seed} {name}: a message of several lines: {str(error)[:200]!r}")

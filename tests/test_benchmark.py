@@ -86,6 +86,7 @@ def plain(script: Any, out: Path, *arguments: str) -> dict[str, Any]:
         ("folded", 2, {("folded", "base"): 2}),
         ("training", 1, {(name, "finetune"): 1 for name in ("mtu", "lora_ffn", "ia3", "dtr", "one_pic")}),
         ("loop", 1, {("ours", "bare"): 1}),
+        ("checkpoints", 1, {("save", "steps between"): 1}),
         ("sampling", 2, {("mtu", "pipeline"): 2, ("folded", "pipeline"): 2}),
         ("mixed", 1, {("mixed", "separate"): 1}),
     ],
@@ -161,6 +162,7 @@ def test_folded_by_shapes_alone() -> None:
         (["quick=maybe"], "quick=maybe: expected true or false"),
         (["method=mtv"], "method=mtv: expected one of"),
         (["what=mixed", "tasks=[edit]"], "expected all of text_to_image"),
+        (["what=checkpoints", "training.save_every=null"], "training.save_every=None: expected a number"),
     ],
 )
 def test_mistakes_get_one_line(script: Any, arguments: list[str], expected: str, capsys: Any) -> None:

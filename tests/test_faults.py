@@ -1,26 +1,35 @@
 """What is not finite stops a run or is left out; a logger that stalls or is gone holds nothing up."""
 
+import contextlib
+import io
 import json
 import math
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from run_folders import ABOUT
+from safetensors.torch import save_file
 from tiny_runs import experiment
 from torch import Tensor
 
 from mtdiff.balancing import Weighting
 from mtdiff.diffusion import Diffusion
 from mtdiff.experiment import train
-from mtdiff.faults import load
+from mtdiff.faults import keep, load, trained
 from mtdiff.folder import RunError, Signals
 from mtdiff.loggers import Background, Rows
 from mtdiff.module import Draws
 from mtdiff.types import Batch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import replay
 
 QUICK = {"sample_every": None, "validate_every": None, "save_every": None, "workers": 0, "warmup": 0, "decay": 0.0}
 
@@ -63,9 +72,61 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(tmp_path: Path) -> Non
     batch = load(path)
     assert [e["key"] for e in about["examples"]] == batch.key
     assert batch.key == Batch.collate([run.data.train[i] for i in range(8, 8 + len(batch))]).key
-    errors, t = run.module.errors(batch, run.module.dropout)  # the replay
-    assert not torch.isfinite(errors).all()
-    assert t.tolist() == [e["t"] for e in about["examples"]]
+    said, code = replayed(tmp_path)  # from the files alone
+    assert code == replay.NOT_FINITE
+    for line, example in zip(said.splitlines(), about["examples"], strict=False):
+        assert line.startswith(example["task"])
+        assert f"t={example['t']} " in line
+        assert f" error {float(example['error']):<12.6g} " in line
+    assert "loss nan" in said
+
+
+def replayed(folder: Path, *options: str) -> tuple[str, int]:
+    """What replay.py says of the run in `folder`, which is `experiment`'s, and its exit code."""
+    config = {**ABOUT, "method": {"_target_": "mtdiff.methods.mtu.MTU", "experts": 2}}
+    weighting = {"_target_": "mtdiff.balancing.Uncertainty", "clusters": 3}
+    config |= {"balancing": {"_target_": "mtdiff.balancing.Balancing", "weighting": weighting}}
+    config |= {"training": {"steps": 12, "batch_size": 4, "lr": 1.0}, "trainer": {"precision": "32-true"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    out, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(out):
+        try:
+            replay.main([f"run={folder}", *options])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    return out.getvalue(), code
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda f: (f / "config.yaml").unlink(), "no run folder"),
+        (lambda f: (f / "faults" / "step-2.json").unlink(), "has kept no fault"),
+        (lambda f: (f / "faults" / "step-2.json").write_text("{}"), "holds no batch, expected"),
+        (lambda f: (f / "faults" / "step-2.safetensors").write_bytes(b""), "not safetensors"),
+        (lambda f: (f / "faults" / "step-2-weights.safetensors").unlink(), "no such file"),
+        (lambda f: replace_by_link(f / "faults" / "step-2.json"), "leads out of its folder"),
+        (lambda f: replace_by_link(f / "config.yaml"), "leads out of its folder"),
+    ],
+)
+def test_fault_of_another_is_refused(spoil: Callable[[Path], object], expected: str, tmp_path: Path) -> None:
+    """A whole one is replayed above; here its weights are those at the start."""
+    run = experiment(tmp_path / "run", **QUICK)
+    (tmp_path / "run" / "faults").mkdir(parents=True)
+    batch = Batch.collate([run.data.train[i] for i in range(2)])
+    keep(tmp_path / "run" / "faults" / "step-2.json", {}, batch)
+    save_file(trained(run.module), tmp_path / "run" / "faults" / "step-2-weights.safetensors")
+    said, code = replayed(tmp_path / "run")
+    assert (code, said.splitlines()[-1].split("; ")[1]) == (0, "gradients that are not finite: 0")
+    spoil(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{expected}[^\n]*\Z"):
+        replay.main([f"run={tmp_path / 'run'}"])
+
+
+def replace_by_link(path: Path) -> None:
+    elsewhere = path.parents[2] / path.name
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def test_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:

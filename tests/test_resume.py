@@ -1,11 +1,14 @@
 """A run that is killed and started again ends as one that never was: weights, states and rows, bit for bit."""
 
+import errno
 import io
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import VANISH, said, trained
+from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, trained_by_two
 
 from mtdiff.checkpoints import listed, newest, random_state, restore_random, step_of, whole
 from mtdiff.folder import InUse, alone, wait_for
@@ -29,6 +32,9 @@ DEATHS = [
     ("os.remove", "step-00000003"),  # two are there, and the oldest has to go
     ("open", ".step-00000012.ckpt"),  # training is over
     ("os.rename", ".adapter.tmp"),
+    ("tiny.record", "test/"),  # in the evaluation
+    ("open", "samples/edit.png"),
+    ("os.rename", ".result.json"),
 ]
 
 
@@ -47,10 +53,14 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def ends(folder: Path) -> dict[str, bytes]:
-    """What a finished training leaves: the whole state but for its seconds, the rows, and the adapter."""
+    """What a finished run leaves: the whole state of training but for its seconds, adapter, rows, and pictures."""
     (last, *_) = listed(folder / "checkpoints")
     state = dict(leaves(torch.load(last, weights_only=True)))
-    files = {name: (folder / name).read_bytes() for name in ("metrics.csv", "adapter.safetensors")}
+    kept = ("metrics.csv", "adapter.safetensors", "evaluation.csv", "samples/edit.png")
+    files = {name: (folder / name).read_bytes() for name in kept}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "complete"
+    files |= {"rows": json.dumps(result["rows"]).encode(), "steps": json.dumps(result["steps"]).encode()}
     return {k: v for k, v in (state | files).items() if not k.endswith("/seconds")}
 
 
@@ -76,18 +86,53 @@ def test_a_state_holds_all_that_has_one(uninterrupted: dict[str, bytes]) -> None
         assert f"/callbacks/Checkpoints/random/0/{kind}" in uninterrupted
 
 
-@pytest.mark.parametrize("method", ["mtu", "lora_ffn"])
-def test_killed_at_every_stage_it_ends_the_same(method: str, uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
-    """LoRA's dropout draws from torch's global state, MTU's balancing learns."""
-    expected, deaths = uninterrupted, DEATHS
-    if method != "mtu":
-        assert trained(tmp_path / "whole", method=method) == 0
-        expected, deaths = ends(tmp_path / "whole"), DEATHS[2::3]
+def test_killed_at_every_stage_it_ends_the_same(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    killed = [trained(run, death, method=method) for death in deaths]
-    assert killed == [-signal.SIGKILL] * len(deaths)
-    assert trained(run, method=method) == 0
-    assert differences(run, expected) == set()
+    killed = [trained(run, death) for death in DEATHS]
+    assert killed == [-signal.SIGKILL] * len(DEATHS)
+    assert trained(run) == 0
+    assert differences(run, uninterrupted) == set()
+
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {  # options, and a part of the state that only they have
+    **{name: ({"method": name}, "") for name in METHODS if name != "mtu"},
+    "pcgrad": ({"method": "lora_ffn", "pcgrad": True}, ""),
+    "scaler": ({"scaler": True}, "/MixedPrecision/scale"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_goes_on_exactly(case: str, tmp_path: Path) -> None:
+    """Killed before the row of the first validation is written."""
+    options, part = CASES[case]
+    assert trained(tmp_path / "whole", **{**SHORT, **options}) == 0
+    expected = ends(tmp_path / "whole")
+    assert not part or part in expected
+    assert trained(tmp_path / "run", ("os.rename", "metrics.csv"), **{**SHORT, **options}) == -signal.SIGKILL
+    assert step_of(listed(tmp_path / "run" / "checkpoints")[0]) == 2
+    assert trained(tmp_path / "run", **{**SHORT, **options}) == 0
+    assert differences(tmp_path / "run", expected) == set()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_go_on_exactly(rank: int, whole_by_two: dict[str, bytes], tmp_path: Path) -> None:
+    """One is killed: rank 0 while it saves, rank 1 in a validation."""
+    death = {0: ("os.rename", ".step-00000004.ckpt"), 1: ("tiny.record", "validation/")}[rank]
+    codes = trained_by_two(tmp_path / "run", {rank: death}, workers=0, **SHORT)
+    assert codes[rank] == -signal.SIGKILL
+    assert codes[1 - rank] != 0
+    assert step_of(listed(tmp_path / "run" / "checkpoints")[0]) == 2
+    assert trained_by_two(tmp_path / "run", **SHORT) == [0, 0]
+    assert differences(tmp_path / "run", whole_by_two) == set()
+
+
+@pytest.fixture(scope="module")
+def whole_by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("two") / "run"
+    assert trained_by_two(folder, **SHORT) == [0, 0]
+    found = ends(folder)
+    assert {k.split("/")[4] for k in found if k.startswith("/callbacks/Checkpoints/random/")} == {"0", "1"}
+    return found
 
 
 def test_killed_in_the_middle_of_a_write_it_ends_the_same(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
@@ -106,6 +151,9 @@ def test_signals_end_a_run_in_order(uninterrupted: dict[str, bytes], tmp_path: P
     for _ in deaths:
         code = trained(run, workers=0, deaths=deaths)
         assert code - 128 in deaths.values()
+        result = json.loads((run / "result.json").read_text())
+        assert (result["status"], result["rows"]) == ("interrupted", [])
+        assert result["error"].startswith(f"ended by {signal.Signals(code - 128).name}; the same command goes on")
         steps.append(step_of(listed(run / "checkpoints")[0]))
     assert steps == sorted(steps)
     assert len(list(tmp_path.glob("run-record-*"))) == len(deaths)
@@ -146,6 +194,7 @@ def test_full_disk_costs_checkpoints_but_not_the_run(tmp_path: Path) -> None:
     for step in (3, 6, 9, 12):
         assert f"no checkpoint at step {step}: [Errno 27] File too large; there is none before it" in text
     (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert json.loads((run / "result.json").read_text())["status"] == "failed"
     assert "adapter.safetensors: cannot be written" in line
     assert not list((run / "checkpoints").iterdir())
     assert len(read_rows(run / "metrics.csv")) > 4
@@ -158,6 +207,33 @@ def test_vanished_folder_is_made_again_with_what_is_known(uninterrupted: dict[st
     assert "vanished" in line
     assert trained(run) == 0
     assert differences(run, uninterrupted) == set()
+
+
+def test_killed_run_leaves_no_loader_processes(tmp_path: Path) -> None:
+    """Whatever Python would start them by."""
+    left = orphans(tmp_path / "run")
+    assert len(left) == 2
+    end = time.monotonic() + 60  # they look for their parent every 5 s
+    while (alive := [number for number in left if runs(number)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert alive == []
+
+
+def runs(number: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_logger_goes_on_with_its_run(tmp_path: Path) -> None:
+    """Weights & Biases joins what processes of one run have written by its id."""
+    for steps in (range(3), range(3, 6)):
+        logged(tmp_path, steps)
+    names = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len(names) == 2
+    assert {name.rpartition("-")[2] for name in names} == {json.loads((tmp_path / "wandb.json").read_text())["id"]}
 
 
 # Parts
@@ -226,4 +302,14 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"run_dir=.*file/run: cannot be written \(Not a directory\)"):  # noqa: SIM117
         with alone(tmp_path / "file" / "run"):
+            pass
+
+
+def test_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("mtdiff.folder.os.open", refuse)
+    with pytest.raises(ValueError, match=r"run_dir=.*/run: cannot be written \(Read-only file system\)"):  # noqa: SIM117
+        with alone(tmp_path / "run"):
             pass

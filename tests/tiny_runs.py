@@ -5,33 +5,55 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from tiny import TASKS, tiny_unet
 
+from baselines.dtr import DTR
+from baselines.finetune import Finetune
+from baselines.ia3 import IA3
 from baselines.lora_ffn import LoraFFN
+from baselines.one_pic import OnePic
+from mtdiff import experiment as runs
 from mtdiff.adapter import IDENTITY
-from mtdiff.balancing import Balancing, Uncertainty, Weighting
+from mtdiff.balancing import Balancing, Uncertainty, Uniform, Weighting
 from mtdiff.data.module import MixtureModule
 from mtdiff.data.source import Need, Source
 from mtdiff.denoiser import Denoiser
-from mtdiff.experiment import Experiment, save_adapter, train
-from mtdiff.folder import Interrupted, RunError, Signals
+from mtdiff.experiment import Experiment, execute
+from mtdiff.folder import Interrupted, RunError
+from mtdiff.loggers import wandb_logger
+from mtdiff.methods.base import Method
 from mtdiff.methods.mtu import MTU
 from mtdiff.module import MultiTaskModule
+from mtdiff.results import Result, Row
 from mtdiff.settings import Evaluation, Training
 from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
 from mtdiff.types import Record, Split
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tiny_runs"])
+# Not this file: before Python 3.12.8 a fork server finds only what is installed, and says nothing about the rest.
+# torch loads _dynamo at the first optimiser step.
+FORKS.set_forkserver_preload(["mtdiff.experiment", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
 DEFAULT: dict[str, Any] = {"steps": 12, "batch_size": 4, "lr": 1e-2, "accumulate": 2, "warmup": 3, "decay": 0.5}
 DEFAULT |= {"ema_decay": 0.9, "workers": 1, "sample_every": 4, "validate_every": 3, "save_every": 3}
+SHORT: dict[str, Any] = {"steps": 6, "batch_size": 2, "save_every": 2, "sample_every": None}
+METHODS: dict[str, Callable[[], Method]] = {
+    "mtu": lambda: MTU(experts=2),
+    "lora_ffn": lambda: LoraFFN(rank=2, dropout=0.3),  # its draws come from torch's global state
+    "ia3": IA3,
+    "dtr": DTR,
+    "one_pic": lambda: OnePic(rank=2),
+    "finetune": Finetune,
+}
 VANISH = -1
 
 
@@ -53,6 +75,7 @@ class Noise(Source):
                 shutil.rmtree(self.folder)
             else:
                 os.kill(os.getpid(), self.deaths[index])
+        sys.audit("tiny.record", f"{split}/{index}")
         image, edited = torch.from_numpy(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
         key = f"{split}/{need}/{index}"
         if need in ("edit", "removal"):
@@ -65,20 +88,29 @@ def experiment(
     method: str = "mtu",
     deaths: Mapping[int, int] | None = None,
     weighting: Weighting | None = None,
+    pcgrad: bool = False,
+    processes: int = 1,
     **training: Any,
 ) -> Experiment:
-    """MTU under learned uncertainties, or LoRA with dropout, whose draws come from torch's global state."""
+    """Learned uncertainties, or PCGrad."""
     torch.manual_seed(0)
-    made = MTU(experts=2) if method == "mtu" else LoraFFN(rank=2, dropout=0.3)
     settings = Training(**{**DEFAULT, **training})
     optimizer = {k: getattr(settings, k) for k in ("lr", "warmup", "decay", "steps")}
-    balancing = Balancing(weighting or Uncertainty(clusters=3))
-    module = MultiTaskModule(Denoiser(tiny_unet(), made, TASKS), optimizer, {}, "ddim", 1, balancing=balancing)
+    balancing = Balancing(Uniform(), pcgrad=True) if pcgrad else Balancing(weighting or Uncertainty(clusters=3))
+    denoiser = Denoiser(tiny_unet(), METHODS[method](), TASKS)
+    module = MultiTaskModule(denoiser, optimizer, {}, "ddim", 1, balancing=balancing)
     tasks = {t.name: t for t in (TextToImage(), Edit(), SuperResolution(scale=2), Inpaint())}
     data = MixtureModule(Noise(folder, deaths), tasks, None, settings.batch_size, settings.workers, 0, 2, 2)
-    trainer = {"accelerator": "cpu", "devices": 1}
-    nobody: Any = None  # nothing is judged here
-    return Experiment(module, data, settings, Evaluation(), trainer, folder, nobody, nobody, progress=False)
+    trainer = {"accelerator": "cpu", "devices": processes, "strategy": "auto" if processes == 1 else "ddp"}
+    judge: Any = torch.nn.Identity()  # see `means`
+    evaluation = Evaluation(baselines=False)
+    return Experiment(module, data, settings, evaluation, trainer, folder, {}, judge, progress=False)  # type: ignore[arg-type]
+
+
+def means(judge: Any, tasks: Any, batch: Any, answers: torch.Tensor, *args: Any) -> list[Row]:
+    """In place of metrics: the mean of a task's answers."""
+    values = {task: float(answers[batch.task == k].double().mean()) for k, task in enumerate(tasks)}
+    return [Row(task, "mean", "higher", value, 2, value, value) for task, value in values.items()]
 
 
 def die_at(event: str, part: str) -> None:
@@ -92,11 +124,33 @@ def die_at(event: str, part: str) -> None:
     sys.addaudithook(hook)
 
 
-def _work(folder: Path, death: tuple[str, str] | None, largest: int | None, fatal: bool, options: Any) -> None:
+def with_scaler() -> None:
+    """Training in this process is in float16 with a gradient scaler, which Lightning makes for GPUs alone."""
+    made: Any = lightning.Trainer
+
+    def trainer(*, plugins: list[Any], **options: Any) -> lightning.Trainer:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_interval=2)
+        return made(plugins=[*plugins, MixedPrecision("16-mixed", "cpu", scaler)], **options)
+
+    lightning.Trainer = trainer  # type: ignore[misc,assignment]
+
+
+def _work(
+    folder: Path,
+    death: tuple[str, str] | None,
+    largest: int | None,
+    fatal: bool,
+    scaler: bool,
+    place: Mapping[str, str],
+    options: Any,
+) -> None:
     torch.set_num_threads(1)
+    os.environ.update(place)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where a run is started by hand
     sys.stderr = (folder.with_name(f"{folder.name}.log")).open("a", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
+    if scaler:
+        with_scaler()
     run = experiment(folder, **options)
     if death is not None:
         die_at(*death)
@@ -104,10 +158,9 @@ def _work(folder: Path, death: tuple[str, str] | None, largest: int | None, fata
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fatal else signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    runs.judge_rows = means  # type: ignore[assignment]
     try:
-        with Signals() as signals:
-            train(run, signals)
-            save_adapter(run, dict.fromkeys(IDENTITY, "tiny"))
+        execute(run, Result("tiny", "tiny", "noise", list(TASKS), 0), dict.fromkeys(IDENTITY, "tiny"), None)
     except Interrupted as error:
         sys.exit(error.code)
     except RunError as error:
@@ -120,19 +173,75 @@ def trained(
     death: tuple[str, str] | None = None,
     largest: int | None = None,
     fatal: bool = False,
+    scaler: bool = False,
     **options: Any,
 ) -> int:
-    """Train in `folder`, from its last checkpoint if there is one; the exit code, -9 after SIGKILL.
+    """A run in `folder`, from its last checkpoint if there is one; the exit code, -9 after SIGKILL.
 
     death: see `die_at`. largest: bytes that no file may exceed, as on a full disk; fatal: the system ends the process
     that tries. What the process says is in `<folder>.log`.
     """
     folder.mkdir(exist_ok=True)
-    process = FORKS.Process(target=_work, args=(folder, death, largest, fatal, options))
+    process = FORKS.Process(target=_work, args=(folder, death, largest, fatal, scaler, {}, options))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def trained_by_two(folder: Path, deaths: Mapping[int, tuple[str, str]] | None = None, **options: Any) -> list[int]:
+    """The same by two processes. deaths: of which rank. What is left when one has died is ended with SIGKILL."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    place["GLOO_SOCKET_IFNAME"] = "lo"
+    started = []
+    for rank in range(2):
+        death = (deaths or {}).get(rank)
+        args = (folder, death, None, False, False, {**place, "LOCAL_RANK": str(rank)}, {"processes": 2, **options})
+        started.append(FORKS.Process(target=_work, args=args))
+        started[-1].start()
+    for rank in sorted(range(2), key=lambda rank: rank not in (deaths or {})):  # who is to die is waited for first
+        started[rank].join(5 if deaths and rank not in deaths else 300)
+        if started[rank].exitcode is None:
+            started[rank].kill()
+            started[rank].join()
+    return [process.exitcode or 0 for process in started]
+
+
+def _orphans(folder: Path) -> None:
+    multiprocessing.set_start_method("forkserver", force=True)  # Python's choice from 3.14 on
+    batches = iter(experiment(folder, workers=2).data.train_dataloader())
+    next(batches)
+    (folder / "workers").write_text(" ".join(str(p.pid) for p in multiprocessing.active_children()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def orphans(folder: Path) -> list[int]:
+    """Loader processes of a process that was killed."""
+    folder.mkdir()
+    process = FORKS.Process(target=_orphans, args=(folder,))
+    process.start()
+    process.join()
+    return [int(number) for number in (folder / "workers").read_text().split()]
+
+
+def _logged(folder: Path, steps: range) -> None:
+    os.environ.update({"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HOME": str(folder)})
+    logger = wandb_logger(folder, {"project": "tiny", "offline": True}, patience=60)
+    for step in steps:
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.finalize("success")
+
+
+def logged(folder: Path, steps: range) -> None:
+    """Rows for Weights & Biases, offline, as one process of a run writes them."""
+    process = FORKS.Process(target=_logged, args=(folder, steps))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def said(folder: Path) -> str:

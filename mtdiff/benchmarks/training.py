@@ -1,4 +1,5 @@
-"""Training steps: methods against full fine-tuning, and our loop against a bare one of diffusers and torch alone."""
+"""Training steps: methods against full fine-tuning, our loop against a bare one of diffusers and torch alone, and
+checkpoints against the steps between them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,12 +7,14 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning
 from torch.utils.data import DataLoader
 
 from mtdiff.benchmarks.bare import BareLoop
 from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
+from mtdiff.checkpoints import Checkpoints, listed
 from mtdiff.experiment import MIXED_DTYPES, Experiment, train
 from mtdiff.folder import Signals
 from mtdiff.module import MultiTaskModule
@@ -103,3 +106,29 @@ def loop(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     seconds = take_turns({"ours": ours, "bare": theirs}, how, how.turns(turns), warmup=0)
     case = f"steps of {run.training.batch_size} examples, {precision}"
     return Comparison("loop", case, seconds, (Bar("ours", "bare", "speed", 0.95),), {})
+
+
+# Checkpoints
+
+
+def checkpoints(run: Experiment, folder: Path, every: int, how: How, turns: int) -> Comparison:
+    """A checkpoint against `every` steps. Each turn trains for `training.steps` steps and saves once, at their end."""
+    seconds: dict[str, list[float]] = {"save": [], "steps between": []}
+    save, size = Checkpoints.save, 0
+
+    def timed(callback: Checkpoints, trainer: lightning.Trainer) -> None:
+        began = stamp(how)
+        save(callback, trainer)
+        seconds["save"].append(stamp(how) - began)
+
+    run = replace(run, training=replace(run.training, save_every=run.training.steps))
+    for turn in range(how.turns(turns)):
+        fresh, stamps = folder / f"turn-{turn}", list[float]()
+        fresh.mkdir()
+        run.module.on_train_batch_start = lambda *_, stamps=stamps: stamps.append(stamp(how))  # type: ignore[method-assign, assignment, misc]
+        with Signals() as signals, patch.object(Checkpoints, "save", timed):
+            train(replace(run, folder=fresh), signals)
+        seconds["steps between"].append(every * per_step(stamps))
+        size = listed(fresh / "checkpoints")[0].stat().st_size
+    bar = Bar("save", "steps between", "time", most=0.03)
+    return Comparison("checkpoints", f"one every {every} steps", seconds, (bar,), {"megabytes": size / 1e6})

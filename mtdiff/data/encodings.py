@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.data.cache import Cache, Hash, Kind, picture_hashes, text_hash
+from mtdiff.data.loader import START
 from mtdiff.data.mixture import Mixture, Stream, one_thread
 from mtdiff.data.source import Need
 from mtdiff.rng import numpy_rng
@@ -151,6 +152,7 @@ def batches(chosen: Chosen, numbers: range, batch_size: int, workers: int) -> It
         sampler=numbers,  # type: ignore[arg-type]
         batch_size=batch_size,
         num_workers=workers,
+        multiprocessing_context=START if workers > 0 else None,
         collate_fn=list,
         worker_init_fn=one_thread,
     )

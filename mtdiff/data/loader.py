@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from mtdiff.types import Batch, Example
 
 log = logging.getLogger(__name__)
 MOST = 3  # deaths in a row without a batch between
+START = "fork" if sys.platform == "linux" else None
+"""How loader processes start. Python's choice on Linux from 3.14 on, a fork server, would be their parent in the place
+of the run: it stays while they do, and they stay while it does, so a run that is killed would leave them for ever."""
 
 
 class SteadyLoader:

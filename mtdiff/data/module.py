@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from mtdiff.data.loader import SteadyLoader
+from mtdiff.data.loader import START, SteadyLoader
 from mtdiff.data.mixture import Mixture, one_thread
 from mtdiff.data.source import Source
 from mtdiff.tasks import Task
@@ -75,6 +75,7 @@ class MixtureModule(LightningDataModule):
     def _how(self) -> dict[str, Any]:
         return {
             "num_workers": self.workers,
+            "multiprocessing_context": START if self.workers > 0 else None,
             "collate_fn": Batch.collate,
             "worker_init_fn": one_thread,
             "pin_memory": torch.cuda.is_available(),
