@@ -9,6 +9,7 @@
     training    steps of every method against full fine-tuning, on the same batches
     loop        our training loop against a bare one of diffusers and torch alone, on the same batches
     checkpoints a checkpoint against the steps between two, as training.save_every says
+    cache       steps with all encodings in a cache against steps that encode, on the same batches
     sampling    our sampler against the diffusers pipeline that an export runs in: the same pictures
     mixed       one batch of four tasks against one call a task
 
@@ -106,6 +107,15 @@ def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> lis
         return [checkpoints(run, Path(folder), training["save_every"], how, 5)]
 
 
+def cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from mtdiff.benchmarks.training import WARMUP, cached
+
+    with TemporaryDirectory() as folder:
+        steps = WARMUP + 1 + (1 if how.quick else 8)
+        run, _ = made(plain, how, [*overrides, "training.workers=0", "training.cache=null"], steps, Path(folder))
+        return [cached(run, Path(folder), how, 7)]
+
+
 def sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
     from mtdiff.benchmarks.sampling import sampling
 
@@ -124,6 +134,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "training": training,
     "loop": loop,
     "checkpoints": checkpoints,
+    "cache": cache,
     "sampling": sampling,
     "mixed": mixed,
 }

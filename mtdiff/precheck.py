@@ -71,6 +71,8 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
     check_logger(plain["logger"], logger)
     check_trainer(plain["trainer"])
     check_speed(plain["speed"], plain["trainer"])
+    if plain["training"].get("optimizer") == "adamw_8bit" and plain["trainer"].get("accelerator") == "cpu":
+        raise ConfigError("training.optimizer=adamw_8bit: expected trainer.accelerator=gpu, or adamw on a CPU")
 
 
 def check_tasks(tasks: list[Any], known: Mapping[str, Any]) -> None:

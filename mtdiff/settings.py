@@ -58,7 +58,7 @@ class Training:
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
         if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
-            raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install 'mtdiff[8bit]'")
+            raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install -e '.[8bit]'")
         if self.on_nan not in ("stop", "skip"):
             raise ValueError(f"training.on_nan={self.on_nan}: expected one of stop, skip")
         between("training.decay", self.decay, 0, 1)

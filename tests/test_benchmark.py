@@ -87,6 +87,7 @@ def plain(script: Any, out: Path, *arguments: str) -> dict[str, Any]:
         ("training", 1, {(name, "finetune"): 1 for name in ("mtu", "lora_ffn", "ia3", "dtr", "one_pic")}),
         ("loop", 1, {("ours", "bare"): 1}),
         ("checkpoints", 1, {("save", "steps between"): 1}),
+        ("cache", 1, {("cached", "uncached"): 1}),
         ("sampling", 2, {("mtu", "pipeline"): 2, ("folded", "pipeline"): 2}),
         ("mixed", 1, {("mixed", "separate"): 1}),
     ],
@@ -110,6 +111,9 @@ def test_part(
         text, edit = (c["counts"] for c in comparisons)
         assert text == {"parameters": 1.0, "flops": 1.0}
         assert all(1 < ratio < 1.01 for ratio in edit.values())
+    if part == "cache":
+        assert comparisons[0]["counts"]["losses apart"] < 1e-4
+        assert comparisons[0]["counts"]["found"] == 1
     assert found["device"].startswith("cpu: ")
     assert found["threads"] == torch.get_num_threads()
     assert found["settings"]["what"] == [part]

@@ -94,6 +94,26 @@ def test_split_folders_are_kept(tmp_path: Path) -> None:
     assert table.row("validation", 0).columns["text"] == "picture 30"
 
 
+def test_pictures_alone_need_no_metadata(tmp_path: Path) -> None:
+    for i in range(8):
+        (tmp_path / "set" / "deep").mkdir(parents=True, exist_ok=True)
+        picture(i).save(tmp_path / "set" / "deep" / f"{i}.png")
+    (tmp_path / "set" / "notes.txt").write_text("no picture")
+    source = TableSource(picture=Folder(str(tmp_path / "set"), held_out=0.0), size=16)
+    assert [number(source.record("picture", "train", i, rng()).image) for i in range(8)] == list(range(8))
+    with pytest.raises(ValueError, match=r"set \(without metadata\.jsonl\): no column caption .*there are image"):
+        TableSource(caption=str(tmp_path / "set"))
+    captioned(tmp_path / "split" / "train", 4)
+    (tmp_path / "split" / "train" / "metadata.jsonl").unlink()
+    (tmp_path / "split" / "test").mkdir()
+    picture(9).save(tmp_path / "split" / "test" / "9.PNG")
+    table = Folder(str(tmp_path / "split"), held_out=0.25)
+    assert [table.size(s) for s in SPLITS] == [3, 1, 1]
+    assert table.row("test", 0).key == "test/9.PNG#0"
+    (tmp_path / "split" / "train").rename(tmp_path / "split" / "pictures")
+    assert [Folder(str(tmp_path / "split"), held_out=0.0).size(s) for s in SPLITS] == [4, 0, 1]
+
+
 def test_held_out_rows_are_apart_and_rows_of_one_picture_together() -> None:
     groups = [f"{i // 3}.png" for i in range(300)]
     division = held_out(groups, 0.1, ("validation", "test"))
@@ -128,6 +148,9 @@ def test_parts_of_a_split_are_split_by_number(tmp_path: Path) -> None:
     assert [table.size(s) for s in SPLITS] == [6, 4, 2]
     assert table.row("test", 0).columns["edit_prompt"] == "change 8"
     assert Part.parse("train[5:]") == Part("train", 5, None)
+    assert [str(Part.parse(text)) for text in ("train", "train[5:]", "dev[:3]")] == ["train", "train[5:]", "dev[:3]"]
+    with pytest.raises(ValueError, match=r"splits\.test=train\[20:\]: no rows; train has 10$"):
+        Hub(folder, splits={"train": "train[:5]", "test": "train[20:]"})
     with pytest.raises(ValueError, match="no split 'dev'; expected one of train"):
         Hub(folder, splits={"train": "dev"})
 
@@ -169,6 +192,17 @@ def test_transparency_is_white_and_exif_turns() -> None:
     exif[0x0112] = 6
     turned.save(file := BytesIO(), "JPEG", exif=exif)
     assert rgb(opened(file.getvalue())).size == (32, 48)
+
+
+def test_pictures_of_sixteen_bits_keep_their_range() -> None:
+    grey = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
+    shown = rgb(opened(encoded(grey)))
+    assert [shown.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (128, 128, 128), (255, 255, 255)]
+    wide = Image.fromarray(np.array([[0, 2**20]], np.int32))
+    with pytest.raises(Unreadable, match="more than 16 bits"):
+        rgb(opened(encoded(wide, "TIFF")))
+    with pytest.raises(Unreadable, match="floating-point"):
+        rgb(opened(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -404,7 +438,7 @@ def test_check_data_says_what_to_mend(tmp_path: Path) -> None:
 
 def test_a_run_on_folders_for_all_four_tasks(tmp_path: Path) -> None:
     sets = [f"data.{need}={path}" for need, path in all_four(tmp_path / "sets", 24).items()]
-    for i in range(1, 24, 2):
+    for i in range(1, 24, 2):  # none of those that are held out
         (tmp_path / "sets" / "picture" / f"{i}.png").write_bytes(b"nonsense")
     options = ["training.steps=2", "training.batch_size=16", "training.workers=1", "evaluation.per_task=2"]
     options += ["evaluation.baselines=false", "evaluation.validation_per_task=1", "sampling.steps=1"]

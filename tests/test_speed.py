@@ -12,6 +12,7 @@ import yaml
 from tiny import TASKS, inputs, tiny_unet
 from tiny_joint import tiny_label
 from torch import nn
+from whole_runs import composed
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.config import ConfigError, check_arguments, signature
@@ -110,6 +111,11 @@ def test_missing_bitsandbytes_in_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("mtdiff.settings.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^training.optimizer=adamw_8bit: needs bitsandbytes, pip install"):
         replace(TRAINING, optimizer="adamw_8bit")
+
+
+def test_eight_bits_on_a_cpu_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^training.optimizer=adamw_8bit: expected trainer.accelerator=gpu"):
+        composed(["training.optimizer=adamw_8bit"])
 
 
 def test_out_of_memory_names_what_is_left_to_change() -> None:

@@ -125,8 +125,26 @@ def shipped(name: str) -> Path:
 def around_nano(transformer: Mapping[str, Any], seed: int = 0) -> PixArt:
     """A new transformer, from keyword arguments of its class, around the other parts of `nano`."""
     with drawing("cpu", seed):
-        made = network(PixArtTransformer2DModel, "transformer", transformer)
+        made = started(network(PixArtTransformer2DModel, "transformer", transformer))
     return PixArt(made, **read_parts(shipped("nano"), None, REST), size=64, attention="plain", tokens=NANO_TOKENS)
+
+
+@torch.no_grad()
+def started(network: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
+    """PixArt's own start (arXiv 2310.00426): the text adds nothing to a block, and the first prediction is zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    timestep = network.adaln_single.emb.timestep_embedder
+    text = network.caption_projection
+    small = (timestep.linear_1, timestep.linear_2, network.adaln_single.linear, text.linear_1, text.linear_2)
+    for layer in small:
+        nn.init.normal_(layer.weight, std=0.02)
+    nn.init.xavier_uniform_(network.pos_embed.proj.weight.flatten(1))
+    for layer in (network.proj_out, *(block.attn2.to_out[0] for block in network.transformer_blocks)):
+        nn.init.zeros_(layer.weight)
+    return network
 
 
 def load(

@@ -1,5 +1,6 @@
-"""Training steps: methods against full fine-tuning, our loop against a bare one of diffusers and torch alone, and
-checkpoints against the steps between them."""
+"""Training steps: methods against full fine-tuning, cached encodings against fresh ones, our loop against a bare one
+of diffusers and torch alone, and checkpoints against the steps between them.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,11 +11,14 @@ from typing import Any
 from unittest.mock import patch
 
 import lightning
+import torch
 from torch.utils.data import DataLoader
 
 from mtdiff.benchmarks.bare import BareLoop
 from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.checkpoints import Checkpoints, listed
+from mtdiff.data import encodings
+from mtdiff.data.cache import Cache
 from mtdiff.experiment import MIXED_DTYPES, Experiment, train
 from mtdiff.folder import Signals
 from mtdiff.module import MultiTaskModule
@@ -54,25 +58,70 @@ def training(
     modules: Mapping[str, MultiTaskModule], batches: list[Batch], trainer: Mapping[str, Any], how: How, turns: int
 ) -> Comparison:
     """Every module steps through the same batches; all against `finetune`. trainer: arguments of Lightning's."""
-
-    def fit(module: MultiTaskModule) -> Callable[[], float]:
-        def steps() -> float:
-            clock = Clock(how)
-            options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-            options |= {"max_epochs": 1, "enable_model_summary": False, "gradient_clip_val": 1.0}
-            fitting = lightning.Trainer(**trainer_arguments(trainer), **options, callbacks=[clock])
-            fitting.fit(module, train_dataloaders=DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-            return clock.per_step()
-
-        return steps
-
-    seconds = take_turns({name: fit(module) for name, module in modules.items()}, how, how.turns(turns), warmup=0)
+    variants = {name: fitting(module, batches, trainer, how) for name, module in modules.items()}
+    seconds = take_turns(variants, how, how.turns(turns), warmup=0)
     asked = {"mtu": 1.0, "lora_ffn": 1.0, "ia3": 1.0}
     bars = tuple(Bar(name, "finetune", "speed", asked.get(name)) for name in modules if name != "finetune")
     counts = {
         f"trained {name}": sum(p.numel() for p in m.parameters() if p.requires_grad) for name, m in modules.items()
     }
     return Comparison("training", f"steps of {len(batches[0])} examples", seconds, bars, counts)
+
+
+def fitting(module: MultiTaskModule, batches: list[Batch], trainer: Mapping[str, Any], how: How) -> Callable[[], float]:
+    """Steps through the batches under Lightning; seconds per step."""
+
+    def steps() -> float:
+        clock = Clock(how)
+        options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        options |= {"max_epochs": 1, "enable_model_summary": False, "gradient_clip_val": 1.0}
+        made = lightning.Trainer(**trainer_arguments(trainer), **options, callbacks=[clock])
+        loader: Any = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        made.fit(module, train_dataloaders=loader)
+        return clock.per_step()
+
+    return steps
+
+
+# Cached encodings
+
+
+def cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
+    """Steps of an experiment whose encodings are all in a cache, against steps that make them. folder: for the cache.
+
+    Pictures are at hand in both, and hashed in the first; `losses apart` is the largest difference of a loss before.
+    """
+    module, size = run.module, run.training.batch_size
+    cache = Cache(folder, module.denoiser.backbone, str(run.trainer["precision"]), create=True)
+    module.to(how.device)
+    encoder = encodings.CachedEncoder(module.denoiser.backbone, cache)
+    chosen = encodings.Chosen(run.data.train, encodings.plan(run.data.train, "all"))
+    with torch.no_grad(), run.autocast():
+        for made in encodings.batches(chosen, range(run.training.steps * size), size, 0):
+            encodings.fill(encoder, made, module.device)
+    cache.write()
+    batches = list(islice(run.data.train_dataloader(), run.training.steps))
+    losses: dict[str, list[float]] = {}
+
+    def variant(name: str, found: encodings.CachedEncoder | None) -> Callable[[], float]:
+        module.cache = found
+        with torch.no_grad(), run.autocast():
+            losses[name] = [x for b in batches for x in module.errors(b.to(module.device))[0].tolist()]
+        steps = fitting(module, batches, run.trainer, how)
+
+        def call() -> float:
+            module.cache = found
+            return steps()
+
+        return call
+
+    variants = {"cached": variant("cached", encoder), "uncached": variant("uncached", None)}
+    apart = max(abs(a - b) for a, b in zip(losses["cached"], losses["uncached"], strict=True))
+    hits, asked = (sum(column) for column in zip(*encoder.found.values(), strict=True))
+    seconds = take_turns(variants, how, how.turns(turns), warmup=0)
+    case = f"steps of {size} examples, {run.trainer['precision']}"
+    counts = {"losses apart": apart, "found": hits / asked}
+    return Comparison("cache", case, seconds, (Bar("cached", "uncached", "speed", 1.0),), counts)
 
 
 # The loop

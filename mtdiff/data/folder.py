@@ -4,28 +4,30 @@
     folder/train/a.png               {"file_name": "a.png", "edited_file_name": "b.png", "instruction": "...", ...}
 
 `file_name` is the column `image`, `x_file_name` the column `x`; paths are relative to the file that names them. A
-folder without `train/`, `validation/`, `test/` is divided by itself (`held_out`).
+folder without `train/`, `validation/`, `test/` is divided by itself (`held_out`). Where there is no `metadata.jsonl` at
+all, every picture is a row that has nothing else.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from mtdiff.data.pictures import Unreadable
-from mtdiff.data.table import SPLIT_NAMES, Row, Table, held_out
+from mtdiff.data.table import SPLIT_NAMES, Row, Table, held_out, split_named
 from mtdiff.types import SPLITS, Split
 
 METADATA = "metadata.jsonl"
 FILE_NAME = "file_name"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class Folder(Table):
     """held_out: share of the source pictures taken from training for validation and for test, where these are missing.
 
-    Only the places of lines are kept in memory.
+    Only the places of lines are kept in memory, or the names of pictures without metadata.
     """
 
     def __init__(self, path: str, columns: Mapping[str, str] | None = None, held_out: float = 0.05) -> None:
@@ -33,13 +35,17 @@ class Folder(Table):
         root = Path(path)
         if not root.is_dir():
             raise ValueError(f"{path}: no such folder")
-        own = _parts(root)
+        own = _parts(root, _described)
+        self._bare = not own  # pictures without metadata
+        if self._bare:
+            self.name, own = f"{path} (without {METADATA})", _parts(root, _pictures)
         if not own:
             raise ValueError(
                 f"{path}: no {METADATA} there or in train/; expected one line per picture, such as "
                 '{"file_name": "a.png", "text": "a dog"}'
             )
         self._files = [(split, root / METADATA if name is None else root / name / METADATA) for split, name in own]
+        self._listed = [_pictures(file.parent) if self._bare else [] for _, file in self._files]
         self._rows = self._divided([split for split, _ in own], held_out)
         self._names = {split: self._columns(split) for split in SPLITS if len(self._rows[split])}
 
@@ -60,16 +66,18 @@ class Folder(Table):
     def _line(self, split: Split, index: int) -> tuple[Path, dict[str, Any]]:
         file, start = self._rows[split][index]
         path = self._files[file][1]
+        if self._bare:
+            return path, {FILE_NAME: self._listed[file][start]}
         with path.open("rb") as f:
             f.seek(int(start))
             return path, json.loads(f.readline())
 
     def _divided(self, own: Sequence[Split], share: float) -> dict[Split, Any]:
-        """Split -> (n, 2) int64: which file, and where in it the line starts."""
+        """Split -> (n, 2) int64: which file, and where in it the line starts (which picture, without metadata)."""
         rows: dict[Split, list[tuple[int, int]]] = {s: [] for s in SPLITS}
         wanted: list[Split] = [s for s in ("validation", "test") if s not in own]
         for k, (split, path) in enumerate(self._files):
-            found = list(_lines(path))
+            found = list(enumerate(self._listed[k]) if self._bare else _lines(path))
             division = held_out([name for _, name in found], share, wanted if split == "train" else ())
             for (start, _), part in zip(found, division, strict=True):
                 rows[part if split == "train" else split].append((k, start))
@@ -79,14 +87,22 @@ class Folder(Table):
         return [_picture_column(name) or name for name in self._line(split, 0)[1]]
 
 
-def _parts(root: Path) -> list[tuple[Split, str | None]]:
+def _parts(root: Path, holds: Callable[[Path], Any]) -> list[tuple[Split, str | None]]:
     """The splits that a folder has, with their sub-folders; the folder itself is training data."""
-    found: list[tuple[Split, str | None]] = [
-        (s, n) for s in SPLITS for n in SPLIT_NAMES[s] if (root / n / METADATA).is_file()
-    ]
-    if (root / METADATA).is_file() and not any(s == "train" for s, _ in found):
+    found: list[tuple[Split, str | None]] = [(s, n) for s in SPLITS for n in SPLIT_NAMES[s] if holds(root / n)]
+    if not any(s == "train" for s, _ in found) and holds(root):
         return [("train", None), *found]
     return found
+
+
+def _described(folder: Path) -> bool:
+    return (folder / METADATA).is_file()
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Paths of the picture files below a folder, but for those in folders named after splits."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    return sorted(p.as_posix() for p in paths if len(p.parts) == 1 or split_named(p.parts[0]) is None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

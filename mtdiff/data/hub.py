@@ -28,6 +28,10 @@ class Part:
     first: int | None
     last: int | None
 
+    def __str__(self) -> str:
+        first, last = ("" if n is None else n for n in (self.first, self.last))
+        return self.name if self.first is self.last is None else f"{self.name}[{first}:{last}]"
+
     @classmethod
     def parse(cls, text: str) -> "Part":
         match = SLICE.fullmatch(text)
@@ -88,7 +92,10 @@ class Hub(Table):
         if part.name not in data:
             raise ValueError(f"{self.name}: no split {part.name!r}; expected one of {', '.join(data)}")
         rows = data[part.name]
-        return rows.select(range(*slice(part.first, part.last).indices(len(rows))))
+        places = range(*slice(part.first, part.last).indices(len(rows)))
+        if not places:
+            raise ValueError(f"{self.name}: splits.{split}={part}: no rows; {part.name} has {len(rows)}")
+        return rows.select(places)
 
     def _divided(self, share: float) -> dict[Split, Any]:
         """Split -> numbers of its rows."""

@@ -73,7 +73,8 @@ class Stream:
         for need, size in self.sizes.items():
             if size < 1:
                 name = type(source).__name__
-                raise ValueError(f"tasks: {task.name!r} needs {need!r} records, of which {name} has none in {split!r}")
+                lacks = f"{task.name!r} needs {need!r} records, of which {name} has none in {split!r}"
+                raise ValueError(f"tasks: {lacks}; leave it out with tasks=[...]")
 
     def draw(self, n: int) -> Draw:
         kind, m = self.cycle.at(n)

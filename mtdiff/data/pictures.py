@@ -38,12 +38,24 @@ def rgb(image: Image.Image) -> Image.Image:
     """Decoded, upright (EXIF), transparent parts on white."""
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        image = eight_bits(ImageOps.exif_transpose(image))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise Unreadable(f"damaged picture ({_line(error)})") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Pictures of 16 bits a pixel with their range kept, which Pillow would cut off at 255; others as they are."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if not image.mode.startswith("I"):
+        return image
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("more than 16 bits a pixel")
+    return Image.fromarray((pixels // 257).astype(np.uint8))
 
 
 def square(image: Image.Image, side: int) -> Tensor:

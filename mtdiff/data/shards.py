@@ -170,6 +170,8 @@ def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
             file = tar.extractfile(member) if member.isfile() else None
             if file is not None:
                 yield member.name, file.read()
+        if tar.offset < len(data):  # type: ignore[attr-defined]
+            raise tarfile.ReadError("a damaged header")  # at which tarfile stops without a word
 
 
 def _split_key(name: str) -> tuple[str, str]:

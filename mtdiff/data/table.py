@@ -118,4 +118,4 @@ def split_named(name: str) -> Split | None:
 
 
 def missing_extra(package: str) -> ValueError:
-    return ValueError(f"{package}: not installed; this kind of data set needs it: pip install 'mtdiff[data]'")
+    return ValueError(f"{package}: not installed; this kind of data set needs it: pip install -e '.[data]'")
