@@ -3,7 +3,7 @@
     router        MTU: {block: {task: weights of the experts}}
     deviation     how far training has moved the base's weights, ||W - W0|| / ||W0||, per task and component, and per
                   transformer block over all tasks (the motivation of MTU, arXiv 2503.11905); or the reason why not
-    curves        {name: {steps, values}}: losses of every task, and what balancing measured, averaged over spans of steps
+    curves        {name: {steps, values}}: losses of every task and what balancing measured, means over spans of steps
     cosines       {one/other: {mean, sd, n}}: between the tasks' gradients, where balancing measured them
     balancing     what balancing has learned
 
@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -155,7 +156,7 @@ def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> dict[str
     """Means over at most so many spans of equally many points; the step of a span is its mean step."""
     number = min(most, len(points))
     ends = [round(i * len(points) / number) for i in range(number + 1)] if number else [0]
-    spans = [points[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    spans = [points[a:b] for a, b in pairwise(ends)]
     return {
         "steps": [round(fmean(step for step, _ in span)) for span in spans],
         "values": [digits(fmean(value for _, value in span)) for span in spans],

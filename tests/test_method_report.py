@@ -60,7 +60,9 @@ def test_additions_count_as_the_weights_they_amount_to() -> None:
     found = told(denoiser)["deviation"]["tasks"]
     assert {k for k, v in found["edit"].items() if v} == {"ffn", "input"}
     assert found["edit"]["ffn"] != found["inpaint"]["ffn"]
-    assert {k for k, v in told(shake(adapted("dtr", "unet"), 0.1))["deviation"]["tasks"]["edit"].items() if not v} == set()
+    assert {
+        k for k, v in told(shake(adapted("dtr", "unet"), 0.1))["deviation"]["tasks"]["edit"].items() if not v
+    } == set()
 
 
 def test_routers_are_told_by_block_and_task() -> None:
