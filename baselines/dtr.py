@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone, Site
 from mtdiff.diffusion import Diffusion
-from mtdiff.methods.base import CannotFold, Method
+from mtdiff.methods.base import CannotFold, Method, fold_input
 from mtdiff.routing import Routing
 
 ROUTINGS = ("timestep", "task", "task_timestep")
@@ -80,6 +80,13 @@ class DTR(Method):
 
     def fold(self, backbone: Backbone, task: int) -> None:
         raise CannotFold("DTR masks the input of every block, which no plain denoiser does")
+
+    def simplify(self, backbone: Backbone, task: int) -> None:
+        """The same weights without the masks."""
+        for site in backbone.sites("block"):
+            if isinstance(site.module, Masked):
+                site.replace(site.module.block)
+        fold_input(backbone, task)
 
 
 def starts(room: int, number: int, alpha: float) -> list[int]:

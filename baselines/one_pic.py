@@ -16,7 +16,7 @@ hole is seen as the blank it is; rank 16, alpha 16.
 from collections.abc import Sequence
 from typing import Literal
 
-from baselines.peft_layers import TARGETS, add_lora, check_lora
+from baselines.peft_layers import TARGETS, add_lora, check_lora, fold_linears
 from mtdiff.backbones.base import Backbone
 from mtdiff.diffusion import Diffusion
 from mtdiff.layout import Canvas, Layout
@@ -71,3 +71,6 @@ class OnePic(Method):
 
     def fold(self, backbone: Backbone, task: int) -> None:
         raise CannotFold("ONE-PIC draws on a canvas of double width, which no plain pipeline lays out")
+
+    def simplify(self, backbone: Backbone, task: int) -> None:
+        fold_linears(backbone, task)

@@ -183,6 +183,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         wandb,
         bool(plain["progress"]),
         float(plain["logger"]["patience"]),
+        lambda: construct(plain["backbone"]),
     )
     return made, untouched
 

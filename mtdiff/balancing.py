@@ -5,6 +5,7 @@ Orthogonal to methods: every method trains under every balancing. Letters: B bat
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,6 +22,10 @@ class Weighting(nn.Module, ABC):
     @abstractmethod
     def forward(self, losses: Tensor, t: Tensor, diffusion: Diffusion) -> Tensor:
         """losses (B,) at times t (B,) -> what is averaged, (B,)."""
+
+    def report(self) -> dict[str, Any]:
+        """What it has learned, as plain JSON."""
+        return {}
 
 
 class Uniform(Weighting):
@@ -66,6 +71,10 @@ class Uncertainty(Weighting):
         cluster = (t * self.clusters / diffusion.steps).long().clamp_max(self.clusters - 1)
         s = self.s[cluster]  # (B,)
         return torch.exp(-s) * losses + s
+
+    def report(self) -> dict[str, Any]:
+        """s_k of the clusters, from the smallest times to the largest."""
+        return {"uncertainties": [round(s, 4) for s in self.s.tolist()]}
 
 
 class Balancing(nn.Module):

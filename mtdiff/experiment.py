@@ -3,11 +3,12 @@
 Everything here is told by plain objects; the configuration is only carried into the result.
 """
 
+import copy
 import csv
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mtdiff.adapter import identity
+from mtdiff.backbones.base import Backbone
 from mtdiff.callbacks import EMA, SampleGrid, save_grid
 from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, step_of
 from mtdiff.data.module import MixtureModule
@@ -37,8 +39,9 @@ from mtdiff.evaluate import (
 )
 from mtdiff.faults import Finite
 from mtdiff.folder import Interrupted, RunError, Signals, one_line
-from mtdiff.loggers import Rows, wandb_logger
+from mtdiff.loggers import EVALUATION, HURRY, Rows, cells, close, publish, read_rows, wandb_logger
 from mtdiff.memory import advice, within_memory
+from mtdiff.method_report import Origin, method_report, training_report
 from mtdiff.metrics.quality import Judge
 from mtdiff.module import MultiTaskModule
 from mtdiff.parallel import dealt, first, trainer_arguments, whole
@@ -56,7 +59,8 @@ class Experiment:
     """What one run is made of.
 
     trivial: answers that need no model, by task and batch. trainer: Lightning's arguments.
-    patience: seconds that a logger may take to start and to end.
+    patience: seconds that a logger may take to start and to end. base: reads the base model once more, to tell how far
+    training has moved it; None: not told.
     """
 
     module: MultiTaskModule
@@ -70,6 +74,7 @@ class Experiment:
     wandb: Mapping[str, Any] | None = None
     progress: bool = True
     patience: float = 60.0
+    base: Callable[[], Backbone] | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of training, for what runs outside of the Trainer."""
@@ -107,6 +112,7 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     )
     trainer.fit(run.module, datamodule=run.data, ckpt_path=last, weights_only=True)
     if signals.received is not None:  # too late for training to answer
+        close(trainer.loggers, HURRY)
         raise signals.interruption()
     return trainer, checkpoints.seconds()
 
@@ -194,11 +200,11 @@ def _parts(examples: Any, size: int) -> Iterable[list[Any]]:
 # The run folder
 
 
-def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
-    """`adapter.safetensors` and `adapter.json`: only what the method adds or changes."""
+def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`adapter.safetensors` and `adapter.json`: only what the method adds or changes, which is returned."""
     tensors = {k: whole(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
     if not first():
-        return
+        return tensors
     path = run.folder / "adapter.safetensors"
     temporary = path.with_name(".adapter.tmp")
     try:
@@ -207,6 +213,27 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> None:
         raise RunError(f"{path}: cannot be written ({error})") from None
     temporary.replace(path)
     write_atomically(run.folder / "adapter.json", json.dumps(dict(about), indent=1) + "\n")
+    return tensors
+
+
+def told(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`Result.method_report`. What goes wrong in making it costs the report, not the run."""
+    if not first():
+        return {}
+    try:
+        found = training_report(read_rows(run.folder / "metrics.csv"))
+        if learned := run.module.balancing.weighting.report():
+            found["balancing"] = learned
+        if run.base is None:
+            return found
+        backbone = run.base()
+        origin = Origin.of(backbone)
+        trained = Denoiser(backbone, copy.deepcopy(run.module.denoiser.method), run.module.tasks)
+        trained.load_adapter(adapter)
+        return {**method_report(trained, origin), **found}
+    except Exception as error:
+        log.warning("no report of the method: %s", one_line(error))
+        return {"reason": one_line(error)}
 
 
 def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
@@ -224,8 +251,8 @@ def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
     """Evaluation rows beside Lightning's training columns: `evaluation.csv`."""
     with (folder / "evaluation.csv").open("w", newline="") as f:
         writer = csv.writer(f)
-        writer.writerow(["model", "task", "metric", "direction", "value", "low", "high", "n", "reason"])
-        writer.writerows([r.model, r.task, r.metric, r.direction, r.value, r.low, r.high, r.n, r.reason] for r in rows)
+        writer.writerow(EVALUATION)
+        writer.writerows(cells(row) for row in rows)
 
 
 def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None) -> Result:
@@ -238,11 +265,13 @@ def _execute(
     run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None, signals: Signals
 ) -> Result:
     path = run.folder / "result.json"
+    open_loggers: list[Logger] = []
     try:
         with within_memory("training", advice(run.training, run.trainer)):
             trainer, seconds = train(run, signals)
+        open_loggers = trainer.loggers
         run.module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        save_adapter(run, about)
+        report = told(run, save_adapter(run, about))
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
         spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
@@ -255,9 +284,10 @@ def _execute(
         save_samples(run, batch, answers)
         metrics_csv(run.folder, rows)
         spent["eval"] = round(time.monotonic() - began, 1)
-        result = replace(result, status="complete", rows=rows)
+        result = replace(result, status="complete", rows=rows, method_report=report)
         result.save(path)
     except BaseException as error:
+        close(open_loggers, HURRY)
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         ended = replace(result, status="interrupted" if stopped else "failed", rows=[], error=one_line(error))
         if run.folder.exists() and first():
@@ -265,6 +295,8 @@ def _execute(
         if isinstance(error, OSError):
             raise RunError(f"{run.folder}: {one_line(error)}; what is there is kept") from error
         raise
+    publish(open_loggers, result, run.folder)
+    close(open_loggers)
     return result
 
 

@@ -11,14 +11,14 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtdiff.results import write_atomically
+from mtdiff.results import Result, Row, write_atomically
 
 log = logging.getLogger(__name__)
 HURRY = 5.0  # seconds
@@ -95,7 +95,7 @@ class Background(Logger):
     """Another logger in a thread of its own: a service that stalls or cannot be reached costs its rows, not the run.
 
     make: starts it, in the thread. finish: ends it. patience: seconds to wait for it at the end, at most `HURRY` where
-    the run is cut off. most: rows that wait.
+    the run is cut off. most: rows that wait. After training it stays open for what `tell` is given, until `close`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Background(Logger):
     ) -> None:
         super().__init__()
         self._name, self._make, self._finish, self.patience = name, make, finish, patience
-        self._waiting: queue.Queue[tuple[dict[str, float], int | None] | None] = queue.Queue(most)
+        self._waiting: queue.Queue[Callable[[Any], object] | None] = queue.Queue(most)
         self.lost = 0
         self._thread: threading.Thread | None = None
 
@@ -121,19 +121,25 @@ class Background(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = {k: float(v) for k, v in metrics.items()}
+        self.tell(lambda logger: logger.log_metrics(row, step))
+
+    @rank_zero_only
+    def tell(self, message: Callable[[Any], object]) -> None:
+        """message: what is done with the logger, in the thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         try:
-            self._waiting.put_nowait(({k: float(v) for k, v in metrics.items()}, step))
+            self._waiting.put_nowait(message)
         except queue.Full:
             self.lost += 1
 
     def _work(self) -> None:
         try:
             logger = self._make()
-            while (row := self._waiting.get()) is not None:
-                logger.log_metrics(*row)
+            while (message := self._waiting.get()) is not None:
+                message(logger)
                 self._waiting.task_done()
             logger.finalize("success")
             self._finish()
@@ -142,9 +148,16 @@ class Background(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        """Called when training ends: a run that is cut off has nothing more to tell."""
+        if status != "success":
+            self.close(HURRY)
+
+    @rank_zero_only
+    def close(self, patience: float = float("inf")) -> None:
+        """patience: an upper bound for what the logger has of its own."""
         if self._thread is None:
             return
-        patience = self.patience if status == "success" else min(self.patience, HURRY)
+        patience = min(self.patience, patience)
         end = time.monotonic() + patience
         try:
             self._waiting.put(None, timeout=patience if self._thread.is_alive() else 0.001)
@@ -178,3 +191,37 @@ def wandb_logger(folder: Path, options: Mapping[str, Any], patience: float) -> B
         wandb.finish()
 
     return Background("Weights & Biases", make, finish, patience)
+
+
+# The end of a run
+
+EVALUATION = ("model", "task", "metric", "direction", "value", "low", "high", "n", "reason")
+
+
+def cells(row: Row) -> list[Any]:
+    """A row as a line of the table with the columns `EVALUATION`."""
+    return [getattr(row, column) for column in EVALUATION]
+
+
+def publish(loggers: Iterable[Logger], result: Result, folder: Path) -> None:
+    """The evaluation's numbers and table, and the sample pictures, to the loggers that take more than rows."""
+    pictures = [str(path) for path in (folder / "samples" / f"{task}.png" for task in result.tasks) if path.exists()]
+    numbers = {f"{r.model}/{r.task}/{r.metric}": r.value for r in result.rows if r.value is not None}
+
+    def message(logger: Any) -> None:
+        logger.log_metrics(numbers, result.steps)
+        logger.log_table("evaluation", list(EVALUATION), [cells(row) for row in result.rows], step=result.steps)
+        if pictures:
+            captions = [f"{Path(path).stem}: source, answer, truth" for path in pictures]
+            logger.log_image("samples", pictures, result.steps, caption=captions)
+
+    for logger in loggers:
+        if isinstance(logger, Background):
+            logger.tell(message)
+
+
+def close(loggers: Iterable[Logger], patience: float = float("inf")) -> None:
+    """Wait for the loggers that stay open after training."""
+    for logger in loggers:
+        if isinstance(logger, Background):
+            logger.close(patience)

@@ -49,7 +49,7 @@ class Result:
 
     seconds: {train, eval}. params: {trainable, total, total_for_all_tasks}.
     cost: {flops, flops_no_attn, latency_ms {median, p95}, peak_memory_mb}; `flops` counts 2 per multiply-add.
-    method_report: what the method and its training tell of themselves (see `mtdiff.method_report`); may be empty.
+    method_report: what the method and its training tell of themselves (see `mtdiff/method_report.py`); may be empty.
     """
 
     method: str

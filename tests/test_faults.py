@@ -169,7 +169,7 @@ def test_stalled_logger_costs_its_rows_alone(tmp_path: Path, caplog: pytest.LogC
     logger = Background("far away", lambda: Stalling(tmp_path / "rows.csv"), lambda: None, patience=0.05, most=4)
     for step in range(20):
         logger.log_metrics({"loss": 1.0}, step)
-    logger.finalize("success")
+    logger.close()
     assert "far away does not keep up" in caplog.text
     stalled.set()
 
@@ -181,7 +181,7 @@ def test_logger_that_cannot_start_is_named_once(tmp_path: Path, caplog: pytest.L
     logger = Background("far away", make, lambda: None, patience=5)
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, step)
-    logger.finalize("success")
+    logger.close()
     assert "far away: no route to host; the run goes on without it" in caplog.text
 
 
@@ -189,7 +189,7 @@ def test_background_passes_every_row_on(tmp_path: Path) -> None:
     logger = Background("near", lambda: Rows(tmp_path / "rows.csv"), lambda: None, patience=30)
     for step in range(50):
         logger.log_metrics({"loss": step / 7}, step)
-    logger.finalize("success")
+    logger.close()
     assert [float(row["loss"]) for row in Rows(tmp_path / "rows.csv", before=99).rows] == [s / 7 for s in range(50)]
 
 
@@ -200,7 +200,7 @@ logging.basicConfig()
 from mtdiff.loggers import wandb_logger
 logger = wandb_logger(Path(sys.argv[1]), {"project": "p", "offline": False}, patience=2)
 logger.log_metrics({"loss": 1.0}, 1)
-logger.finalize("success")
+logger.close()
 print("went on")
 """
 

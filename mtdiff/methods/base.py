@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +42,17 @@ class Method(ABC):
         Its configuration follows, so that `save_pretrained` and `from_pretrained` work. If it raises, nothing changed.
         """
         raise CannotFold(f"{type(self).__name__} does not fold into a plain denoiser")
+
+    def simplify(self, backbone: Backbone, task: int) -> None:
+        """Turn the adapted `backbone.denoiser` in place into plain layers under the base's names, to measure weights.
+
+        As `fold`, but the network need not draw what the method draws. CannotFold where no such layers exist.
+        """
+        self.fold(backbone, task)
+
+    def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
+        """What this method has to tell of itself after training: small, plain JSON, for `Result.method_report`."""
+        return {}
 
 
 def fold_input(backbone: Backbone, task: int) -> None:

@@ -21,8 +21,9 @@ Ours, not the paper's: `router_input="task_timestep"` adds the sinusoidal embedd
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from mtdiff.backbones.base import Backbone, Site
@@ -31,6 +32,7 @@ from mtdiff.methods.experts import ExpertInput, ExpertOptions, Experts
 from mtdiff.routing import Routing, TaskLayerNorm
 
 EMBEDDING = "mtu_task_embedding"
+TIMES = 10  # at which a report asks routers that look at the time
 
 
 class MTU(Method):
@@ -103,6 +105,20 @@ class MTU(Method):
             elif name == EMBEDDING:
                 rows += module.parameters()
         return rows
+
+    @torch.no_grad()
+    def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
+        """The experts' weights w by block and task; over evenly spaced times where the router looks at the time."""
+        router: dict[str, Any] = {}
+        steps = backbone.scheduler.config.num_train_timesteps
+        for site in backbone.sites("ffn"):
+            assert isinstance(site.module, Experts)
+            device = site.module.output.weight.device
+            t = torch.linspace(0, steps - 1, TIMES if self.options.by_time else 1, device=device)
+            ids = torch.arange(len(tasks), device=device).repeat_interleave(len(t))
+            w = site.module.gates(ids, t.repeat(len(tasks))).unflatten(0, (len(tasks), len(t))).mean(1)  # (T, N)
+            router[site.name] = {k: [round(x, 4) for x in row] for k, row in zip(tasks, w.tolist(), strict=True)}
+        return {"router": router}
 
     def fold(self, backbone: Backbone, task: int) -> None:
         sites = [(site, site.module) for site in backbone.sites("ffn")]
