@@ -561,8 +561,8 @@ def draw_cosines(method: str, runs: Sequence[Run], tasks: Sequence[str]) -> None
     axes, limit = panels[0, 0], max(0.05, float(np.nanmax(np.abs(means), initial=0)))
     axes.imshow(means, cmap="PuOr", vmin=-limit, vmax=limit)
     for (i, j), value in np.ndenumerate(means):
-        shade = "white" if abs(value) > 0.6 * limit else "#222"
-        axes.text(j, i, "" if np.isnan(value) else f"{value:.3f}", ha="center", va="center", fontsize=8, color=shade)
+        ink = "white" if abs(value) > 0.6 * limit else "#222"
+        axes.text(j, i, "" if np.isnan(value) else f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.grid(False)

@@ -56,9 +56,7 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
     if not folder.is_dir():
         own = shipped()
         if str(folder) not in own:
-            raise ValueError(
-                f"run={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})"
-            )
+            raise ValueError(f"run={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
         folder = own[str(folder)]
     path = within(folder, "adapter.json")
     if not path.exists():

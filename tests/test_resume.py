@@ -19,6 +19,7 @@ import torch
 from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, trained_by_two
 
 from mtdiff.checkpoints import listed, newest, random_state, restore_random, step_of, whole
+from mtdiff.data.loader import tells_of_death
 from mtdiff.folder import InUse, alone, wait_for
 from mtdiff.loggers import Rows, read_rows
 
@@ -237,6 +238,22 @@ def test_logger_goes_on_with_its_run(tmp_path: Path) -> None:
 
 
 # Parts
+
+
+@pytest.mark.parametrize(
+    ("error", "dead"),
+    [
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), True),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (EOFError(), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (RuntimeError("expected scalar type Float"), False),
+    ],
+)
+def test_what_tells_of_a_dead_loader_process(error: Exception, dead: bool) -> None:
+    assert tells_of_death(error) == dead
 
 
 def test_random_states_return() -> None:

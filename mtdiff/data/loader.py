@@ -50,8 +50,8 @@ class SteadyLoader:
                 try:
                     with heard(handler):
                         batch = next(batches)
-                except RuntimeError as error:
-                    if "DataLoader worker" not in str(error):
+                except (RuntimeError, OSError, EOFError) as error:
+                    if self.how.get("num_workers", 0) == 0 or not tells_of_death(error):
                         raise
                     in_a_row, self.deaths = in_a_row + 1, self.deaths + 1
                     said = " ".join(str(error).split())
@@ -72,6 +72,15 @@ class SteadyLoader:
         if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
             return batches, None
         return batches, signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def tells_of_death(error: Exception) -> bool:
+    """Whether a worker has died: torch says so, or the batch that it was handing over breaks off.
+
+    What a worker raises itself arrives as `Caught ... in DataLoader worker process ...` and is no death.
+    """
+    said = str(error)
+    return "DataLoader worker (pid" in said if isinstance(error, RuntimeError) else not said.startswith("Caught ")
 
 
 @contextmanager
