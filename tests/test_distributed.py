@@ -4,6 +4,7 @@ Everything is trained once, by tiny_distributed.py in a process of its own.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_distributed import BATCH, CASES, STEPS, VALIDATION
+from whole_runs import ROOT, SMALL
 
 from mtdiff.parallel import windows
 
@@ -81,6 +83,19 @@ def test_checkpoint_of_two_holds_what_that_of_one_does(case: str, trained: Path)
     assert len(together) == len(alone) - len(left_out) > 4
     for name, tensor in together.items():
         torch.testing.assert_close(tensor, alone[name], atol=5e-5, rtol=0)
+
+
+def test_the_command_of_the_readme_by_two_processes(tmp_path: Path) -> None:
+    """Lightning starts the second process itself, with the same arguments; one of them writes and speaks."""
+    options = ["trainer=ddp", *SMALL, "speed.fused=false", f"run_dir={tmp_path}/run"]
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.stdout.count("done: ") == 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["steps"], result["samples_seen"]) == ("complete", 1, 8)
+    assert len({row["task"] for row in result["rows"]}) == 4
 
 
 def test_windows_cover_all_rows_in_equal_parts() -> None:
