@@ -152,6 +152,13 @@ def prune(folder: Path) -> None:
 # Random states
 
 
+def seed_everywhere(seed: int) -> None:
+    """torch, NumPy, Python: a process that starts again before its first checkpoint draws what the first one drew."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Of torch, NumPy and Python, as plain numbers and tensors."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is kept)
@@ -195,6 +202,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int | None, signals: Signals) -> None:
         self.folder, self.every, self.signals = folder, every, signals
         self._step, self._spent, self._began = 0, 0.0, time.monotonic()
+        self._restored: int | None = None  # step of the checkpoint that training went on from
         self._random: list[dict[str, Any]] | None = None
         self._place = place(folder.parent)
 
@@ -204,6 +212,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
+        self._restored = None if self._random is None else self._step
         self.signals.install()  # in place of Lightning's, which would save where this cannot go on exactly
         self.signals.patient = True
 
@@ -222,7 +231,7 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         ends = self.ends(trainer)
-        if ends or self.every is not None:
+        if ends or (self.every is not None and self._restored != trainer.global_step):
             self.save(trainer)
         if ends:
             raise self.reason()
