@@ -23,6 +23,7 @@ from mtdiff.folder import RunError, Signals, first_process
 
 log = logging.getLogger(__name__)
 KEPT = 2
+PROGRESS = ("ready", "started", "processed", "completed")  # Lightning's counts
 DIGITS = 16  # of the SHA-256 in a file's name: against accidents, not against malice
 
 
@@ -283,8 +284,10 @@ def between_steps(loop: dict[str, Any]) -> None:
     """Turn the progress of Lightning's loop at a batch's start into that at the end of the batch before it.
 
     Its own checkpoints are taken there, so there it goes on in the right place; but then the validation and the rows of
-    that batch, which come after, would be lost.
+    that batch, which come after, would be lost. It counts a validation of that step once more when it goes on; nothing
+    depends on how many there were, so they are not kept.
     """
+    loop["epoch_loop.val_loop.batch_progress"]["total"] |= dict.fromkeys(PROGRESS, 0)
     progress = loop["epoch_loop.batch_progress"]
     if progress["total"]["ready"] == progress["total"]["completed"]:  # training has ended
         return
