@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     if "precision" in given and precision not in ("32-true", *MIXED_DTYPES):
         raise refuse("precision", precision, ("32-true", *MIXED_DTYPES))
     load_trained(module, weights)
-    module.to(device).train()
+    module.to(device)
     dtype = MIXED_DTYPES.get(precision)
     with torch.autocast(module.device.type, dtype, enabled=dtype is not None):
         found = replay(module, load(batch))

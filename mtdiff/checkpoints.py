@@ -23,6 +23,7 @@ from mtdiff.folder import RunError, Signals, first_process
 
 log = logging.getLogger(__name__)
 KEPT = 2
+PROGRESS = ("ready", "started", "processed", "completed")  # Lightning's counts
 DIGITS = 16  # of the SHA-256 in a file's name: against accidents, not against malice
 
 
@@ -152,6 +153,13 @@ def prune(folder: Path) -> None:
 # Random states
 
 
+def seed_everywhere(seed: int) -> None:
+    """torch, NumPy, Python: a process that starts again before its first checkpoint draws what the first one drew."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Of torch, NumPy and Python, as plain numbers and tensors."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is kept)
@@ -195,6 +203,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int | None, signals: Signals) -> None:
         self.folder, self.every, self.signals = folder, every, signals
         self._step, self._spent, self._began = 0, 0.0, time.monotonic()
+        self._restored: int | None = None  # step of the checkpoint that training went on from
         self._random: list[dict[str, Any]] | None = None
         self._place = place(folder.parent)
 
@@ -204,6 +213,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
+        self._restored = None if self._random is None else self._step
         self.signals.install()  # in place of Lightning's, which would save where this cannot go on exactly
         self.signals.patient = True
 
@@ -222,7 +232,7 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         ends = self.ends(trainer)
-        if ends or self.every is not None:
+        if ends or (self.every is not None and self._restored != trainer.global_step):
             self.save(trainer)
         if ends:
             raise self.reason()
@@ -274,8 +284,10 @@ def between_steps(loop: dict[str, Any]) -> None:
     """Turn the progress of Lightning's loop at a batch's start into that at the end of the batch before it.
 
     Its own checkpoints are taken there, so there it goes on in the right place; but then the validation and the rows of
-    that batch, which come after, would be lost.
+    that batch, which come after, would be lost. It counts a validation of that step once more when it goes on; nothing
+    depends on how many there were, so they are not kept.
     """
+    loop["epoch_loop.val_loop.batch_progress"]["total"] |= dict.fromkeys(PROGRESS, 0)
     progress = loop["epoch_loop.batch_progress"]
     if progress["total"]["ready"] == progress["total"]["completed"]:  # training has ended
         return

@@ -25,7 +25,7 @@ from torch import Tensor
 from mtdiff.adapter import identity
 from mtdiff.backbones.base import Backbone
 from mtdiff.callbacks import EMA, SampleGrid, save_grid
-from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, step_of
+from mtdiff.checkpoints import Checkpoints, WholeFiles, newest, seed_everywhere, step_of
 from mtdiff.data.module import MixtureModule
 from mtdiff.denoiser import Denoiser
 from mtdiff.evaluate import (
@@ -87,7 +87,7 @@ class Experiment:
 
 def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent in all."""
-    torch.manual_seed(run.module.seed)
+    seed_everywhere(run.module.seed)
     last = newest(run.folder / "checkpoints")
     checkpoints = Checkpoints(run.folder / "checkpoints", run.training.save_every, signals)
     trainer = lightning.Trainer(
