@@ -66,8 +66,8 @@ def load(results: str | None = None) -> Study:
         first = study.runs[0].result
         count, seeds = len(study.complete), sorted({run.result.seed for run in study.complete})
         say(
-            f"{count} complete runs on {first.backbone}/{first.data}, seeds {', '.join(map(str, seeds)) or 'none'}, "
-            f"methods {', '.join(studies.methods(study))}; {len(study.runs) - count} not complete."
+            f"Complete runs on {first.backbone}/{first.data}: {count}; not complete: {len(study.runs) - count}. "
+            f"Seeds: {', '.join(map(str, seeds)) or 'none'}. Methods: {', '.join(studies.methods(study))}."
         )
     for note in study.notes:
         say(note)
@@ -103,8 +103,8 @@ def title(column: Column) -> str:
     return f"{column.task}\n{column.metric.replace('_similarity_', '_sim._')} {ARROWS[column.direction]}"
 
 
-def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of panels of a size in inches."""
+def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """A figure, and its panels (rows, columns) of a size in inches."""
     figure = Figure(figsize=(width * columns, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -561,8 +561,8 @@ def draw_cosines(method: str, runs: Sequence[Run], tasks: Sequence[str]) -> None
     axes, limit = panels[0, 0], max(0.05, float(np.nanmax(np.abs(means), initial=0)))
     axes.imshow(means, cmap="PuOr", vmin=-limit, vmax=limit)
     for (i, j), value in np.ndenumerate(means):
-        shade = "white" if abs(value) > 0.6 * limit else "#222"
-        axes.text(j, i, "" if np.isnan(value) else f"{value:.3f}", ha="center", va="center", fontsize=8, color=shade)
+        ink = "white" if abs(value) > 0.6 * limit else "#222"
+        axes.text(j, i, "" if np.isnan(value) else f"{value:.3f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     axes.set_yticks(range(len(tasks)), tasks)
     axes.grid(False)
