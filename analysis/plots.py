@@ -479,13 +479,18 @@ def gains(study: Study) -> None:
     draw_changes(found, "gains", lambda c: c.method, f"change against {against} on the task alone")
 
 
-def company(study: Study, method: str) -> None:
-    """A method on subsets of the tasks against itself on each task alone."""
-    found = studies.changes(study, method, method)
-    if not any(change.interval for change in found):
-        say(f"The results hold no {method} models of single tasks and of several, so there is nothing to compare.")
-        return
-    tasks = study.tasks
+def company(study: Study) -> None:
+    """Methods on subsets of the tasks, each against itself on every task alone."""
+    found = {method: studies.changes(study, method, method) for method in studies.methods(study)}
+    without = [method for method, part in found.items() if not any(change.interval for change in part)]
+    for method in found:
+        if method not in without:
+            draw_company(found[method], method, study.tasks)
+    if without or not found:
+        say(f"No results of single tasks and of several to compare: {', '.join(without) or 'no method'}.")
+
+
+def draw_company(found: Sequence[Change], method: str, tasks: Sequence[str]) -> None:
 
     def label(change: Change) -> str:
         others = [t for t in tasks if t in change.tasks and t != change.task]
