@@ -63,7 +63,6 @@ def execute(chosen: dict[str, Path], environment: dict[str, str]) -> dict[str, A
     """Run all cells of all notebooks in one kernel, which takes a fraction of the time of a kernel for each."""
     import nbformat
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     read = {name: nbformat.read(path, as_version=4) for name, path in chosen.items()}
     cells = [cell for nb in read.values() for cell in [*nb.cells, nbformat.v4.new_code_cell(FENCE)]]
@@ -71,8 +70,8 @@ def execute(chosen: dict[str, Path], environment: dict[str, str]) -> dict[str, A
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        sockets = Config({"KernelManager": {"transport": "ipc"}})  # files, not ports
-        NotebookClient(whole, timeout=TIMEOUT, resources={"metadata": {"path": str(HERE)}}, config=sockets).execute()
+        place = {"metadata": {"path": str(HERE)}}
+        NotebookClient(whole, timeout=TIMEOUT, startup_timeout=TIMEOUT, resources=place).execute()
     finally:
         os.environ.clear()
         os.environ.update(before)

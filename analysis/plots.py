@@ -66,8 +66,8 @@ def load(results: str | None = None) -> Study:
         first = study.runs[0].result
         count, seeds = len(study.complete), sorted({run.result.seed for run in study.complete})
         say(
-            f"{count} complete runs on {first.backbone}/{first.data}, seeds {', '.join(map(str, seeds)) or 'none'}, "
-            f"methods {', '.join(studies.methods(study))}; {len(study.runs) - count} not complete."
+            f"Complete runs on {first.backbone}/{first.data}: {count}; not complete: {len(study.runs) - count}. "
+            f"Seeds: {', '.join(map(str, seeds)) or 'none'}. Methods: {', '.join(studies.methods(study))}."
         )
     for note in study.notes:
         say(note)
@@ -103,8 +103,8 @@ def title(column: Column) -> str:
     return f"{column.task}\n{column.metric.replace('_similarity_', '_sim._')} {ARROWS[column.direction]}"
 
 
-def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of panels of a size in inches."""
+def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """A figure, and its panels (rows, columns) of a size in inches."""
     figure = Figure(figsize=(width * columns, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -479,13 +479,18 @@ def gains(study: Study) -> None:
     draw_changes(found, "gains", lambda c: c.method, f"change against {against} on the task alone")
 
 
-def company(study: Study, method: str) -> None:
-    """A method on subsets of the tasks against itself on each task alone."""
-    found = studies.changes(study, method, method)
-    if not any(change.interval for change in found):
-        say(f"The results hold no {method} models of single tasks and of several, so there is nothing to compare.")
-        return
-    tasks = study.tasks
+def company(study: Study) -> None:
+    """Methods on subsets of the tasks, each against itself on every task alone."""
+    found = {method: studies.changes(study, method, method) for method in studies.methods(study)}
+    without = [method for method, part in found.items() if not any(change.interval for change in part)]
+    for method in found:
+        if method not in without:
+            draw_company(found[method], method, study.tasks)
+    if without or not found:
+        say(f"No results of single tasks and of several to compare: {', '.join(without) or 'no method'}.")
+
+
+def draw_company(found: Sequence[Change], method: str, tasks: Sequence[str]) -> None:
 
     def label(change: Change) -> str:
         others = [t for t in tasks if t in change.tasks and t != change.task]

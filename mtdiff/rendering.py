@@ -21,7 +21,7 @@ STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#1a1a1a;background:#fff}"
     "table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;margin:1em 0}"
     "th,td{padding:.3em .7em;text-align:right;font-weight:400;white-space:nowrap}"
-    "th:first-child{text-align:left}thead{border-bottom:1px solid}"
+    "th:first-child{text-align:left}th[colspan]{text-align:center}thead{border-bottom:1px solid}"
     "tbody+tbody{border-top:1px solid #888;color:#555}small{color:#666}"
     "p,li{max-width:60em}b{font-weight:700}"
 )
