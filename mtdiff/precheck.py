@@ -79,7 +79,7 @@ def check_tasks(tasks: list[Any], known: Mapping[str, Any]) -> None:
     if not tasks:
         raise ConfigError(f"tasks=[]: expected at least one of {', '.join(known)}")
     for i, name in enumerate(tasks):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise refuse("tasks", name, known)
         if name in tasks[:i]:
             raise ConfigError(f"tasks={shown(tasks)}: {name!r} comes twice, expected each task once")
