@@ -159,10 +159,10 @@ def test_wandb_holds_the_whole_run(run: Path) -> None:
     assert {"train/loss/edit", "validation/loss/inpaint", "train/cosine/edit/inpaint"} <= set(history)
     psnr = next(row for row in result.rows if (row.task, row.metric) == ("edit", "psnr"))
     assert history["run/edit/psnr"] == pytest.approx(psnr.value)
-    assert history["evaluation"]["_type"] == "table-file"
-    table = json.loads((path.parent / "files" / history["evaluation"]["path"]).read_text())
+    assert history["evaluation/_type"] == "table-file"
+    table = json.loads((path.parent / "files" / history["evaluation/path"]).read_text())
     assert table["columns"][:3] == ["model", "task", "metric"]
     assert [line[1:3] for line in table["data"]] == [[row.task, row.metric] for row in result.rows]
-    assert history["samples"]["captions"] == [f"{task}: source, answer, truth" for task in ("edit", "inpaint")]
-    pictures = [path.parent / "files" / name for name in history["samples"]["filenames"]]
+    assert history["samples/captions"] == [f"{task}: source, answer, truth" for task in ("edit", "inpaint")]
+    pictures = [path.parent / "files" / name for name in history["samples/filenames"]]
     assert [p.read_bytes() for p in pictures] == [(run / f"samples/{t}.png").read_bytes() for t in ("edit", "inpaint")]
