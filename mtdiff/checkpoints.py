@@ -124,6 +124,14 @@ def place(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def held(folder: Path) -> int | None:
+    """A descriptor of the folder: while it is open no other folder gets this one's number."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+
+
 def step_of(path: Path) -> int:
     return int(path.name.split("-")[1])
 
@@ -206,6 +214,7 @@ class Checkpoints(Callback):
         self._restored: int | None = None  # step of the checkpoint that training went on from
         self._random: list[dict[str, Any]] | None = None
         self._place = place(folder.parent)
+        self._held = held(folder.parent)
 
     def seconds(self) -> float:
         """Spent in training, by the processes before this one too."""
@@ -239,6 +248,9 @@ class Checkpoints(Callback):
 
     def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         self.signals.patient = False
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def ends(self, trainer: lightning.Trainer) -> bool:
         """Whether any rank has been asked to end, or has lost the folder."""

@@ -202,4 +202,4 @@ def replay(module: MultiTaskModule, batch: Batch) -> Replayed:
     loss.backward()
     gradients = ((k, p.grad) for k, p in module.named_parameters() if p.grad is not None)
     names = [k for k, gradient in gradients if not torch.isfinite(gradient).all()]
-    return Replayed(batch, errors.detach().cpu(), t.cpu(), float(loss), names)
+    return Replayed(batch, errors.detach().cpu(), t.cpu(), float(loss.detach()), names)

@@ -1,5 +1,10 @@
 """Fixtures that any test may use; what they build is described in `tiny.py`."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads than one each would wait for others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from tiny import BACKBONES
 

@@ -38,7 +38,7 @@ class Late(Weighting):
     """The error itself, but not a number at times from 900 on."""
 
     def forward(self, losses: Tensor, t: Tensor, diffusion: Diffusion) -> Tensor:
-        return torch.where(t >= 900, losses * math.nan, losses)
+        return losses + torch.where(t >= 900, math.nan, 0.0)
 
 
 class Steep(Weighting):

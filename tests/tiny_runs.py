@@ -233,7 +233,8 @@ def _logged(folder: Path, steps: range) -> None:
     logger = wandb_logger(folder, {"project": "tiny", "offline": True}, patience=60)
     for step in steps:
         logger.log_metrics({"loss": 1.0}, step)
-    logger.finalize("success")
+    logger.finalize("success")  # of training
+    logger.close()
 
 
 def logged(folder: Path, steps: range) -> None:
