@@ -188,6 +188,8 @@ def lines(comparison: Mapping[str, Any]) -> list[str]:
 
 def quiet() -> None:
     """Lightning's advice belongs to runs."""
+    import lightning  # noqa: F401 (importing it sets the levels anew)
+
     warnings.filterwarnings("ignore", module="lightning")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

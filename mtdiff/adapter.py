@@ -99,6 +99,8 @@ def check_content(content: Mapping[str, Any], packages: Sequence[str], base: str
     for key in ("method", "backbone"):
         check_flat(key, content[key])
     for name, node in content["task"].items():
+        if not isinstance(node, Mapping):
+            raise ValueError(f"task.{shown(name)}={shown(node)}: expected a mapping")
         check_flat(f"task.{name}", node)
     check_arguments("sampling", list(signature("mtdiff.settings.Sampling")), content["sampling"])
     check_sizes({"backbone": content["backbone"], "data": {}})

@@ -88,6 +88,8 @@ class Sampling:
     def __post_init__(self) -> None:
         between("sampling.steps", self.steps, 1, 1000)
         for task, scales in self.guidance.items():
+            if not isinstance(scales, Mapping):
+                raise ValueError(f"sampling.guidance.{task}={scales}: expected a mapping with image and text")
             for name, value in scales.items():
                 if name not in ("image", "text"):
                     raise ValueError(f"sampling.guidance.{task}.{name}={value}: expected one of image, text")

@@ -263,6 +263,10 @@ ABOUTS: dict[str, tuple[Change, list[str]]] = {
     "sampler": (at("sampling", "sampler", value="euler"), ["sampling.sampler=euler", "ddim, dpm++"]),
     "steps": (at("sampling", "steps", value=0), ["sampling.steps=0", "1 to 1000"]),
     "guidance": (at("sampling", "guidance", value={"edit": {"txt": 1.0}}), ["sampling.guidance.edit.txt", "image"]),
+    "guidance of a task is a text": (
+        at("sampling", "guidance", value={"edit": "x"}),
+        ["sampling.guidance.edit=x", "a mapping"],
+    ),
     "guidance is a list": (at("sampling", "guidance", value=[1]), ["sampling.guidance=[1]", "a mapping"]),
     "size": (at("backbone", "size", value=17), ["backbone.size=17", "a multiple of 8"]),
     "size of a wall": (at("backbone", "size", value=10**9), ["backbone.size=1000000000"]),
