@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mtdiff.config import given
+
 HERE = Path(__file__).resolve().parent
 DEFAULTS = {"results": "", "out": "report", "only": "", "figures": ""}
 TIMEOUT = 600  # seconds for a cell
@@ -31,17 +33,6 @@ pre {{ white-space: pre-wrap; font-size: 13px }}
 {body}
 </body></html>
 """
-
-
-def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """key=value arguments over the defaults."""
-    options = dict(DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise ValueError(f"argument {argument!r}: expected {' '.join(f'{k}=...' for k in options)}")
-        options[key] = value
-    return options
 
 
 def notebooks(only: str = "") -> dict[str, Path]:
@@ -108,7 +99,7 @@ def main(arguments: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        for path in export(parse(arguments)):
+        for path in export(given(arguments, DEFAULTS)):
             print(path)
     except (ValueError, OSError) as error:
         print(f"export.py: {error}", file=sys.stderr)

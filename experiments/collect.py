@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mtdiff.config import given
 from mtdiff.results import Found, find
 
 DEFAULTS = {"runs": "runs/*/result.json", "study": "", "out": "", "pictures": "true", "seeds": ""}
@@ -19,12 +20,7 @@ QUALITY = 80  # of WebP: about a tenth of the PNG, and no difference to the eye
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
     """key=value arguments over the defaults."""
-    options = dict(DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise ValueError(f"argument {argument!r}: expected {' '.join(f'{k}=...' for k in options)}")
-        options[key] = value
+    options = given(arguments, DEFAULTS)
     if not options["study"] or Path(options["study"]).name != options["study"]:
         raise ValueError(f"study={options['study']}: expected the name of a folder")
     if options["pictures"] not in ("true", "false"):

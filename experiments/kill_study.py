@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtdiff.config import given
 from mtdiff.provenance import provenance
 from mtdiff.results import write_atomically
 
@@ -230,12 +231,7 @@ def study(kills: int, methods: Sequence[str], seed: int, warm: bool, folder: Pat
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    options = dict(DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options:
-            raise ValueError(f"{argument}: expected one of {', '.join(f'{k}=...' for k in options)}")
-        options[key] = value
+    options = given(arguments, DEFAULTS)
     for key in ("kills", "seed"):
         if not options[key].isdecimal():
             raise ValueError(f"{key}={options[key]}: expected a whole number of at least 0")

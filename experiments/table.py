@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from baselines.published_numbers import aside
+from mtdiff.config import given
 from mtdiff.rendering import Aside, html, latex, markdown
 from mtdiff.results import find, write_atomically
 from mtdiff.summary import Table, summarise_found
@@ -21,13 +22,7 @@ DEFAULTS = {"results": "runs/*/result.json", "out": "table", "published": "true"
 
 def parse(arguments: list[str]) -> dict[str, str]:
     """key=value arguments over the defaults."""
-    options = dict(DEFAULTS)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            expected = " ".join(f"{k}=..." for k in options)
-            raise ValueError(f"argument {argument!r}: expected {expected}")
-        options[key] = value
+    options = given(arguments, DEFAULTS)
     if options["published"] not in ("true", "false"):
         raise ValueError(f"published={options['published']}: expected true or false")
     return options

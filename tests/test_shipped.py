@@ -1,5 +1,6 @@
 """The adapters inside the package: a model of four tasks before anyone has trained."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from run_folders import make_run
+from safetensors.torch import load_file
 
-from mtdiff import load_run
+from mtdiff import adapter, load_run
 from mtdiff.adapter import ADAPTERS, shipped
 from mtdiff.data.emoji import EmojiSource
 from mtdiff.data.module import MixtureModule
@@ -48,6 +51,23 @@ def test_sample_by_name(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "out.png").size == (64, 64)
+
+
+def test_a_run_is_kept_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    ship = importlib.import_module("ship")
+    run = make_run(tmp_path / "run")
+    for module in (ship, adapter):
+        monkeypatch.setattr(module, "ADAPTERS", tmp_path / "adapters")
+    ship.main([f"run={run}", "name=tiny"])
+    own, kept = (load_file(folder / "adapter.safetensors") for folder in (run, tmp_path / "adapters" / "tiny"))
+    assert {k: v.half().tolist() for k, v in own.items()} == {k: v.tolist() for k, v in kept.items()}
+    assert all(v.dtype == torch.float16 for v in kept.values())
+    assert load_run("tiny").size == 16
+    for name, words in (("../out", "expected letters"), ("large", "expected at most 5")):
+        monkeypatch.setattr(ship, "LARGEST", 1)
+        with pytest.raises(ValueError, match=words):
+            ship.main([f"run={run}", f"name={name}"])
 
 
 def test_a_folder_that_is_neither() -> None:
