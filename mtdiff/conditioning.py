@@ -14,14 +14,21 @@ from mtdiff.types import Batch, Condition, Text
 
 def encode_condition(backbone: Encoder, batch: Batch) -> Condition:
     """Encode what the model is given. A sample whose source is wholly unknown gets a zero latent, without encoding."""
-    size = backbone.latent_shape[1:]
-    mask = nn.functional.adaptive_avg_pool2d(batch.mask, size)  # (B, 1, h, w), the unknown share of each cell
-    source = torch.zeros(len(batch), *backbone.latent_shape, device=batch.source.device)
+    shape = latent_shape(backbone, batch)
+    mask = nn.functional.adaptive_avg_pool2d(batch.mask, shape[1:])  # (B, 1, h, w), the unknown share of each cell
+    source = torch.zeros(len(batch), *shape, device=batch.source.device)
     given = (batch.mask < 1).flatten(1).any(1).nonzero().flatten()
     if len(given):
         source[given] = backbone.encode(batch.source[given])
     text = backbone.embed(batch.prompt)
     return Condition(source, mask, text.tokens, batch.task, text.extra)
+
+
+def latent_shape(backbone: Encoder, batch: Batch) -> tuple[int, int, int]:
+    """(C, h, w) of a batch's latents; its pictures may have another shape than the backbone's own square."""
+    c, h, _ = backbone.latent_shape
+    factor = backbone.size // h
+    return c, batch.target.shape[-2] // factor, batch.target.shape[-1] // factor
 
 
 @dataclass(frozen=True)

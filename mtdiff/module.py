@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtdiff.balancing import Balancing, Uniform, backward_without_conflicts, cosines
-from mtdiff.conditioning import Dropout, encode_condition
+from mtdiff.conditioning import Dropout, encode_condition, latent_shape
 from mtdiff.data.encodings import CachedEncoder
 from mtdiff.denoiser import Denoiser
 from mtdiff.diffusion import Diffusion
@@ -116,7 +116,7 @@ class MultiTaskModule(lightning.LightningModule):
     def errors(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
         """Mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
-        draws = Draws.of(batch, backbone.latent_shape, self.diffusion)
+        draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion)
         encoder = backbone if self.cache is None else self.cache
         latent = encoder.encode(batch.target)
         condition = encode_condition(encoder, batch)

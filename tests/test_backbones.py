@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,8 @@ def test_text_of_sdxl() -> None:
         assert torch.allclose(text.extra["text_embeds"][k], pooled[k], atol=1e-6)
     assert text.tokens[1].abs().max() == 0 == text.extra["text_embeds"][1].abs().max()
     ids = pipe._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, 24)
-    assert torch.equal(text.extra["time_ids"], ids.repeat(3, 1))
+    _, _, condition = inputs(backbone, [0, 1, 2])
+    assert torch.equal(backbone.time_ids(condition), ids.repeat(3, 1))
     backbone.zero_empty_prompt = False
     assert torch.allclose(backbone.embed(PROMPTS).tokens, tokens, atol=1e-6)
 
@@ -290,16 +292,18 @@ def test_rows_of_a_condition_carry_all_that_the_denoiser_reads(family: str) -> N
     assert (out[:3] - whole).abs().max() > 1e-4  # the empty prompt is another text
 
 
-@pytest.mark.parametrize("field", ["text_embeds", "time_ids"])
-def test_sdxl_reads_its_micro_conditioning(field: str) -> None:
+def test_sdxl_reads_its_micro_conditioning() -> None:
     backbone = tiny_sdxl()
     noisy, t, condition = inputs(backbone, [0, 1])
     with torch.no_grad():
         before = backbone.predict(noisy, t, condition)
-        condition.extra[field][1] += 3  # type: ignore[index]
+        condition.extra["text_embeds"][1] += 3  # type: ignore[index]
         after = backbone.predict(noisy, t, condition)
+        taller = replace(condition, source=torch.zeros(2, 4, 16, 8))  # another shape of picture, by its time_ids alone
+        other = backbone.predict(noisy, t, taller)
     assert torch.equal(before[0], after[0])
     assert (before[1] - after[1]).abs().max() > 1e-5
+    assert (other - after).abs().flatten(1).amax(1).min() > 1e-5
 
 
 def test_pixart_drops_the_learned_variance_and_hides_padding() -> None:

@@ -45,7 +45,7 @@ def true_size(name: str) -> tuple[Any, Text]:
         backbone, text = sd15_shapes(), Text(torch.ones(1, 77, 768))
     else:
         backbone = sdxl_shapes()
-        extra = {"text_embeds": torch.ones(1, 1280), "time_ids": torch.ones(1, 6)}
+        extra = {"text_embeds": torch.ones(1, 1280)}
         text = Text(torch.ones(1, 77, 2048), extra)
     backbone.latent_shape = (4, 64, 64)
     return backbone, text

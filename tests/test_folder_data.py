@@ -24,7 +24,7 @@ from mtdiff.data.checker import checked, problems
 from mtdiff.data.folder import Folder
 from mtdiff.data.hub import Hub, Part
 from mtdiff.data.mixture import Mixture
-from mtdiff.data.pictures import Unreadable, opened, rgb, square
+from mtdiff.data.pictures import Unreadable, fitted, opened, rgb
 from mtdiff.data.source import Need
 from mtdiff.data.table import Unavailable, held_out
 from mtdiff.data.tables import TableSource
@@ -179,9 +179,9 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
 def test_the_largest_centred_square_is_taken() -> None:
     wide = Image.new("RGB", (64, 32), "red")
     wide.paste(Image.new("RGB", (32, 32), "blue"), (16, 0))
-    assert torch.equal(square(wide, 16), square(Image.new("RGB", (16, 16), "blue"), 16))
+    assert torch.equal(fitted(wide, 16, 16), fitted(Image.new("RGB", (16, 16), "blue"), 16, 16))
     same = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    assert np.array_equal(square(same, 16).permute(1, 2, 0).numpy(), np.asarray(same))
+    assert np.array_equal(fitted(same, 16, 16).permute(1, 2, 0).numpy(), np.asarray(same))
 
 
 def test_transparency_is_white_and_exif_turns() -> None:

@@ -25,7 +25,7 @@ from mtdiff.data.emoji import EmojiSource
 from mtdiff.data.folder import Folder
 from mtdiff.data.mixture import Mixture, RunningBatchSampler
 from mtdiff.data.pictures import opened, rgb
-from mtdiff.data.shards import Shards, starts_of
+from mtdiff.data.shards import Shards, described
 from mtdiff.data.source import Need
 from mtdiff.data.table import Unavailable
 from mtdiff.data.tables import WINDOW, TableSource
@@ -269,7 +269,7 @@ def test_broken_shards_are_found_before_a_run(tmp_path: Path) -> None:
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"data\.edit: .*shard-000000\.tar: broken shard: \d+ bytes, its index says"):
         TableSource(edit=str(tmp_path / "out"))
-    for cut in (len(whole) // 2, 512, starts_of("whole", BytesIO(whole))[1]):
+    for cut in (len(whole) // 2, 512, described("whole", BytesIO(whole))["starts"][1]):
         file.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=r"shard-000000\.tar: broken shard"):
             write_index(str(tmp_path / "out"))

@@ -50,6 +50,9 @@ class Encoder(Protocol):
     """Makes latents and text embeddings: a backbone, or one that looks them up first."""
 
     @property
+    def size(self) -> int: ...
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]: ...
 
     def encode(self, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class LatentBackbone(Backbone):
             raise ValueError(
                 f"backbone.size={size}: expected a multiple of {step}, pixels of a latent of its autoencoder"
             )
-        side = size // step
+        self.factor, side = step, size // step
         self.latent_shape = (vae.config["latent_channels"], side, side)
         if attention == "plain":
             self.denoiser.set_attn_processor(AttnProcessor())

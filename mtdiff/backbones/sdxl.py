@@ -56,11 +56,7 @@ class StableDiffusionXL(LatentBackbone):
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
-        """tokens (B, L, D1 + D2): next-to-last layers of both encoders. extra: `text_embeds` (B, P), `time_ids` (B, 6).
-
-        time_ids: original height and width, top and left of the crop, target height and width, in pixels; here always
-        an uncropped picture of the model's own size.
-        """
+        """tokens (B, L, D1 + D2): next-to-last layers of both encoders. extra: `text_embeds` (B, P)."""
         hidden, pooled = [], torch.empty(0)
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
             ids, _ = tokenize(tokenizer, prompts)
@@ -71,11 +67,17 @@ class StableDiffusionXL(LatentBackbone):
         if self.zero_empty_prompt:
             said = torch.tensor([p != "" for p in prompts], device=tokens.device)
             tokens, pooled = tokens * said[:, None, None], pooled * said[:, None]
-        sizes = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], device=tokens.device)
-        return Text(tokens, {"text_embeds": pooled.float(), "time_ids": sizes.float().repeat(len(prompts), 1)})
+        return Text(tokens, {"text_embeds": pooled.float()})
+
+    def time_ids(self, condition: Condition) -> Tensor:
+        """(B, 6): original height and width, top and left of the crop, target height and width, in pixels; here always
+        an uncropped picture of the shape that is trained on or drawn."""
+        height, width = (side * self.factor for side in condition.source.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=condition.source.device)
+        return sizes.float().repeat(len(condition), 1)
 
     def predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        added = {k: condition.extra[k] for k in ("text_embeds", "time_ids")}
+        added = {"text_embeds": condition.extra["text_embeds"], "time_ids": self.time_ids(condition)}
         return self.denoiser(packed, t, encoder_hidden_states=condition.text, added_cond_kwargs=added).sample
 
     def sites(self, kind: SiteKind) -> list[Site]:

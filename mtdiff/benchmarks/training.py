@@ -19,6 +19,7 @@ from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.checkpoints import Checkpoints, listed
 from mtdiff.data import encodings
 from mtdiff.data.cache import Cache
+from mtdiff.data.mixture import Mixture
 from mtdiff.experiment import MIXED_DTYPES, Experiment, train
 from mtdiff.folder import Signals
 from mtdiff.module import MultiTaskModule
@@ -95,6 +96,7 @@ def cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     cache = Cache(folder, module.denoiser.backbone, str(run.trainer["precision"]), create=True)
     module.to(how.device)
     encoder = encodings.CachedEncoder(module.denoiser.backbone, cache)
+    assert isinstance(run.data.train, Mixture)
     chosen = encodings.Chosen(run.data.train, encodings.plan(run.data.train, "all"))
     with torch.no_grad(), run.autocast():
         for made in encodings.batches(chosen, range(run.training.steps * size), size, 0):

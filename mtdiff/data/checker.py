@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table as Printed
 
-from mtdiff.data.pictures import Unreadable, opened
+from mtdiff.data.buckets import nearest
+from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.source import Need, Source
 from mtdiff.data.tables import TableSource
 from mtdiff.rng import numpy_rng
@@ -62,7 +64,7 @@ def finding(source: Source, need: Need, split: Split, index: int) -> Finding:
     except Unreadable as error:
         return Finding(index, reason=str(error))
     image = opened(row.columns[source.roles[need, split]["image"]], source.max_pixels)
-    return Finding(index, image.size, not record.caption)
+    return Finding(index, upright_size(image), not record.caption)
 
 
 def published(source: Source, need: Need, split: Split) -> int | None:
@@ -82,8 +84,17 @@ def summary(findings: Sequence[Finding], source: Source) -> dict[str, Any]:
         "small": int((sizes.min(1) < side).sum()) if len(sizes) else 0,
         "width": spread(sizes[:, 0]),
         "height": spread(sizes[:, 1]),
+        "buckets": shares(sizes, source),
         "first_unreadable": [{"row": f.index, "reason": f.reason} for f in bad[:SHOWN]],
     }
+
+
+def shares(sizes: NDArray[np.int64], source: Source) -> dict[str, int] | None:
+    """Pictures in each of the shapes that `data.buckets` asks for; None where it does not."""
+    if not isinstance(source, TableSource) or not source.shapes or not len(sizes):
+        return None
+    places = nearest(source.shapes, np.log(sizes[:, 0] / sizes[:, 1]))
+    return {str(shape): int((places == k).sum()) for k, shape in enumerate(source.shapes)}
 
 
 def spread(values: Any) -> dict[str, int] | None:
@@ -111,7 +122,9 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 def printed(report: dict[str, Any]) -> Printed:
     table = Printed(title="data; width and height: smallest, median, largest")
-    for heading in ("need", "split", *(name.replace("_", " ") for name in COLUMNS), "width", "height"):
+    bucketed = any(part["buckets"] for splits in report.values() for part in splits.values())
+    headings = ("need", "split", *(name.replace("_", " ") for name in COLUMNS), "width", "height")
+    for heading in (*headings, "buckets") if bucketed else headings:
         table.add_column(heading, no_wrap=True)
     for need, splits in report.items():
         for split, part in splits.items():
@@ -119,5 +132,6 @@ def printed(report: dict[str, Any]) -> Printed:
             sides = (
                 "" if part[k] is None else "{min} / {median} / {max}".format(**part[k]) for k in ("width", "height")
             )
-            table.add_row(need, split, *counts, *sides)
+            held = ", ".join(f"{shape} {count}" for shape, count in (part["buckets"] or {}).items())
+            table.add_row(need, split, *counts, *sides, *([held] if bucketed else []))
     return table

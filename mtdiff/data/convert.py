@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mtdiff.data.pictures import Unreadable, opened
-from mtdiff.data.shards import FORMAT, INDEX, indexed, starts_of
+from mtdiff.data.shards import FORMAT, INDEX, described, indexed
 from mtdiff.data.source import Need, Source
 from mtdiff.data.table import Table, missing_extra
 from mtdiff.data.tables import TableSource
@@ -97,10 +97,10 @@ def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 12
         for split, samples in parts.items():
             index[split] = []
             fs.makedirs(f"{root}/{split}", exist_ok=True)
-            for data, starts in packed(samples, int(shard_mib * 2**20)):
+            for data, about in packed(samples, int(shard_mib * 2**20)):
                 file = f"{split}/shard-{len(index[split]):06d}.tar"
                 fs.pipe_file(f"{root}/{file}", data)
-                index[split].append({"file": file, "bytes": len(data), "starts": starts})
+                index[split].append({"file": file, "bytes": len(data), **about})
         fs.pipe_file(f"{root}/{INDEX}", json.dumps({"format": FORMAT, "splits": index}).encode())
     except (OSError, ImportError) as error:
         raise ValueError(f"out={url}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
@@ -108,8 +108,8 @@ def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 12
     return {**counts, "unreadable": sum(map(len, parts.values())) - sum(counts.values())}
 
 
-def packed(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, list[int]]]:
-    """Tars of about `most` bytes, with where their samples start."""
+def packed(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, dict[str, list[Any]]]]:
+    """Tars of about `most` bytes, with what the index says of them."""
     batch: list[dict[str, bytes]] = []
     held = first = 0
     for sample in found:
@@ -125,8 +125,8 @@ def packed(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, l
         yield _tar(batch, first)
 
 
-def _tar(batch: Sequence[dict[str, bytes]], first: int) -> tuple[bytes, list[int]]:
-    """One tar as WebDataset writes it, and where its samples start."""
+def _tar(batch: Sequence[dict[str, bytes]], first: int) -> tuple[bytes, dict[str, list[Any]]]:
+    """One tar as WebDataset writes it, and what the index says of it."""
     try:
         from webdataset import TarWriter
     except ImportError:
@@ -135,7 +135,7 @@ def _tar(batch: Sequence[dict[str, bytes]], first: int) -> tuple[bytes, list[int
     with TarWriter(buffer, encoder=False, mtime=0) as writer:
         for k, content in enumerate(batch):
             writer.write({"__key__": f"{first + k:09d}", **content})
-    return buffer.getvalue(), starts_of("shard", BytesIO(buffer.getvalue()))
+    return buffer.getvalue(), described("shard", BytesIO(buffer.getvalue()))
 
 
 def write_index(url: str, out: str | None = None) -> dict[str, int]:

@@ -40,6 +40,10 @@ class CachedEncoder:
         self.found: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
 
     @property
+    def size(self) -> int:
+        return self.backbone.size
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.backbone.latent_shape
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.data.pictures import Unreadable
+from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.table import SPLIT_NAMES, Row, Table, held_out, split_named
 from mtdiff.types import SPLITS, Split
 
@@ -62,6 +62,17 @@ class Folder(Table):
             column = _picture_column(name)
             cells[column or name] = value if column is None or value is None else _bytes(folder, value)
         return Row(f"{folder.name}/{line[FILE_NAME]}#{self._rows[split][index][1]}", cells)
+
+    def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
+        path, line = self._line(split, index)
+        value = line.get(FILE_NAME if column == "image" else f"{column}_{FILE_NAME}")
+        if value is None:
+            raise Unreadable(f"no picture in {column}")
+        try:
+            with _place(path.parent, value).open("rb") as file:
+                return upright_size(opened(file, max_pixels=2**62))
+        except OSError as error:
+            raise Unreadable(f"{value}: {error.strerror or error}") from None
 
     def _line(self, split: Split, index: int) -> tuple[Path, dict[str, Any]]:
         file, start = self._rows[split][index]
@@ -143,11 +154,15 @@ def _inside(value: Any) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _bytes(folder: Path, value: str) -> bytes:
+def _place(folder: Path, value: str) -> Path:
     path = (folder / value).resolve()
     if not path.is_relative_to(folder.resolve()):  # a symbolic link
         raise Unreadable(f"{value}: a link that leaves the folder")
+    return path
+
+
+def _bytes(folder: Path, value: str) -> bytes:
     try:
-        return path.read_bytes()
+        return _place(folder, value).read_bytes()
     except OSError as error:
         raise Unreadable(f"{value}: {error.strerror or error}") from None

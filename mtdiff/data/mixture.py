@@ -21,18 +21,20 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from mtdiff.data.shares import cycle_counts
+from mtdiff.data.shares import cycle_counts, fine_counts
 from mtdiff.data.source import Need, Source
 from mtdiff.rng import number, numpy_rng
 from mtdiff.tasks import Task
 from mtdiff.types import SPLITS, Example, Split
 
+Counts = Callable[[Mapping[str, float]], list[int]]
+
 
 class Cycle:
     """An endless order of several kinds: every `length` numbers hold kind k `counts[k]` times, shuffled by `key`."""
 
-    def __init__(self, weights: Mapping[str, float], key: tuple[int | str, ...]) -> None:
-        self.counts, self.key = cycle_counts(weights), key
+    def __init__(self, weights: Mapping[str, float], key: tuple[int | str, ...], counts: Counts = cycle_counts) -> None:
+        self.counts, self.key = counts(weights), key
         self.kinds = np.repeat(np.arange(len(self.counts)), self.counts)
         self.length = len(self.kinds)
 
@@ -59,15 +61,19 @@ class Stream:
     """The endless examples of one task: the n-th depends on source, task, split, seed and n alone.
 
     An epoch shows each record of a need once, in an order of its own.
+    needs: shares of the kinds of record where they are not the task's own (`buckets`).
     """
 
-    def __init__(self, source: Source, task: Task, split: Split, seed: int) -> None:
+    def __init__(
+        self, source: Source, task: Task, split: Split, seed: int, needs: Mapping[Need, float] | None = None
+    ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
         self.source, self.task, self.split = source, task, split
         self.key = (seed, split, task.name)
-        self.needs: list[Need] = list(task.needs)
-        self.cycle = Cycle({str(need): share for need, share in task.needs.items()}, (*self.key, "needs"))
+        shares, counts = (task.needs, cycle_counts) if needs is None else (needs, fine_counts)
+        self.needs: list[Need] = list(shares)
+        self.cycle = Cycle({str(need): share for need, share in shares.items()}, (*self.key, "needs"), counts)
         self.sizes = {need: source.size(need, split) for need in self.needs}
         self._orders: dict[Need, tuple[int, NDArray[np.int64]]] = {}  # need -> epoch, permutation last used
         for need, size in self.sizes.items():

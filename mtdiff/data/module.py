@@ -7,6 +7,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from mtdiff.data.buckets import BucketedMixture
 from mtdiff.data.loader import START, SteadyLoader
 from mtdiff.data.mixture import Mixture, one_thread
 from mtdiff.data.source import Source
@@ -45,7 +46,10 @@ class MixtureModule(LightningDataModule):
         self.batch_size, self.workers = _whole("batch_size", batch_size, 1), _whole("workers", workers, 0)
         _whole("test_per_task", test_per_task, 1), _whole("validation_per_task", validation_per_task, 1)
         shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
-        self.train = Mixture(source, run, shares, "train", seed)
+        buckets, self.source = source.buckets(), source
+        self.train: Mixture | BucketedMixture = Mixture(source, run, shares, "train", seed)
+        if len(buckets) > 1 or buckets[0] is not source:
+            self.train = BucketedMixture(buckets, run, shares, seed)
         self.validation = Mixture.fixed(source, run, "validation", validation_per_task)
         self.test = Mixture.fixed(source, run, test_split, test_per_task)
 
@@ -54,6 +58,8 @@ class MixtureModule(LightningDataModule):
     def train_dataloader(self) -> SteadyLoader:
         """Endless; starts at `next_number()` whenever it is iterated."""
         rank, world = self._place()
+        if isinstance(self.train, BucketedMixture):
+            self.train.joint = self.batch_size * world
         return SteadyLoader(self.train, self.batch_size, self.next_number, rank, world, **self._how())
 
     def val_dataloader(self) -> DataLoader[Example]:
@@ -84,7 +90,7 @@ class MixtureModule(LightningDataModule):
 
     def skipped(self) -> Mapping[str, int]:
         """Records that could not be read and were replaced so far, by `need/split`."""
-        return self.train.streams[0].source.skipped()
+        return self.source.skipped()
 
     # Resumption
 

@@ -1,15 +1,13 @@
-"""From the bytes of a picture file to a training picture; what cannot be read says so before it costs memory.
-
-Letters: S side of the square that is trained on.
-"""
+"""From the bytes of a picture file to a training picture; what cannot be read says so before it costs memory."""
 
 import struct
 import zlib
 from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -23,10 +21,10 @@ class Unreadable(ValueError):
     """One row of a data set that cannot be used; the others can."""
 
 
-def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def opened(data: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture whose header was read and nothing else; Unreadable where there is none or it is too large."""
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise Unreadable(f"not a picture ({_line(error)})") from None
     if image.width * image.height > max_pixels:
@@ -46,6 +44,16 @@ def rgb(image: Image.Image) -> Image.Image:
         raise Unreadable(f"damaged picture ({_line(error)})") from None
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once it is turned upright (EXIF), from the header alone."""
+    try:
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()  # PNG's own decodes the pixels
+        turned = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except BROKEN as error:
+        raise Unreadable(f"damaged picture ({_line(error)})") from None
+    return (image.height, image.width) if turned else image.size
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """Pictures of 16 bits a pixel with their range kept, which Pillow would cut off at 255; others as they are."""
     if image.mode == "F":
@@ -58,13 +66,14 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((pixels // 257).astype(np.uint8))
 
 
-def square(image: Image.Image, side: int) -> Tensor:
-    """(3, S, S) uint8: the largest centred square of an RGB picture, resized (bicubic, antialiased) to S."""
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    cut = image.crop((left, top, left + short, top + short))
-    fitted = cut.resize((side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(fitted).transpose(2, 0, 1).copy())
+def fitted(image: Image.Image, height: int, width: int) -> Tensor:
+    """(3, height, width) uint8: the largest centred part of that shape, resized (bicubic, antialiased)."""
+    scale = min(image.width / width, image.height / height)  # pixels of the picture to one of the result
+    cut_width, cut_height = min(image.width, round(width * scale)), min(image.height, round(height * scale))
+    left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
+    cut = image.crop((left, top, left + cut_width, top + cut_height))  # nothing beside it bleeds in
+    resized = cut.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
 
 def _line(error: Exception) -> str:

@@ -22,7 +22,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mtdiff.data.pictures import Unreadable
+from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.table import Row, Table, Unavailable, held_out, split_named
 from mtdiff.types import SPLITS, Split
 
@@ -58,6 +58,7 @@ class Shards(Table):
         self.files = [shard["file"] for _, shard in shards]
         self.bytes = [shard["bytes"] for _, shard in shards]
         self.starts = [np.array(shard["starts"], np.int64) for _, shard in shards]
+        self.sizes = [shard.get("sizes") for _, shard in shards]
         check_sizes(self.url, dict(zip(self.files, self.bytes, strict=True)))
         self._rows = self._divided([split for split, _ in shards], held_out)
         self._names = {s: self._first(s) for s in SPLITS if self.size(s)}
@@ -90,6 +91,17 @@ class Shards(Table):
         if len({_split_key(name)[0] for name, _ in members}) != 1:
             raise Unavailable(f"{self.url}/{self.files[shard]}: not the shard of its index at sample {number}")
         return Row(f"{self.files[shard]}/{_split_key(members[0][0])[0]}", columns(members))
+
+    def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
+        """From the index: the samples are not read. Of their first picture; those of a pair are equal."""
+        shard, number = (int(v) for v in self._rows[split][index])
+        sizes = self.sizes[shard]
+        if sizes is None:
+            raise ValueError(f"{self.url}: its {INDEX} has no sizes of pictures; {MAKE}{self.url}")
+        if sizes[number] is None:
+            raise Unreadable("no picture")
+        width, height = sizes[number]
+        return width, height
 
     def _range(self, shard: int, start: int, end: int) -> bytes:
         """Bytes of a shard; a connection that fails is tried again."""
@@ -185,7 +197,10 @@ def _split_key(name: str) -> tuple[str, str]:
 
 
 def read_index(url: str) -> dict[Split, list[dict[str, Any]]]:
-    """{split: [{file, bytes, starts}]}, checked; `starts` has one entry more than the shard has samples."""
+    """{split: [{file, bytes, starts, sizes}]}, checked.
+
+    `starts` has one entry more than the shard has samples; `sizes`, which older ones lack, (W, H) or null for each.
+    """
     where = f"{url}/{INDEX}"
     try:
         fs, path = fsspec.url_to_fs(where)
@@ -212,7 +227,17 @@ def _is_shard(shard: Any) -> bool:
         return False
     if not isinstance(starts, list) or len(starts) < 2 or not all(isinstance(n, int) for n in starts):
         return False
+    sizes = shard.get("sizes")
+    if sizes is not None:
+        listed = isinstance(sizes, list) and len(sizes) == len(starts) - 1
+        if not listed or not all(map(_is_size, sizes)):
+            return False
     return all(a < b for a, b in pairwise([-1, *starts, shard["bytes"] + 1]))
+
+
+def _is_size(size: Any) -> bool:
+    whole = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+    return size is None or whole
 
 
 def check_sizes(url: str, expected: Mapping[str, int]) -> None:
@@ -243,7 +268,7 @@ def indexed(url: str) -> dict[str, Any]:
     for path in paths:
         file = path[len(root) :].lstrip("/")
         with fs.open(path, "rb") as tar:
-            found = {"file": file, "bytes": fs.size(path), "starts": starts_of(path, tar)}
+            found = {"file": file, "bytes": fs.size(path), **described(path, tar)}
         splits.setdefault(_split_of(file), []).append(found)
     return {"format": FORMAT, "splits": splits}
 
@@ -254,15 +279,21 @@ def _split_of(file: str) -> Split:
     return next((s for s in named if s is not None), "train")
 
 
-def starts_of(name: str, file: Any) -> list[int]:
-    """Where each sample of an open tar starts, and where the last one ends."""
-    starts, end, last = [], 0, None
+def described(name: str, file: Any) -> dict[str, list[Any]]:
+    """starts: where each sample of an open tar starts, and where the last one ends. sizes: (W, H) of first pictures."""
+    starts: list[int] = []
+    sizes: list[list[int] | None] = []
+    end, last = 0, None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isfile():
                     key = _split_key(member.name)[0]
-                    starts += [member.offset] if key != last else []
+                    if key != last:
+                        starts.append(member.offset)
+                        sizes.append(None)
+                    if sizes[-1] is None and member.name.lower().endswith(PICTURES):
+                        sizes[-1] = _size(tar.extractfile(member))
                     last, end = key, member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -271,4 +302,11 @@ def starts_of(name: str, file: Any) -> list[int]:
         raise ValueError(f"{name}: broken shard ({error})") from None
     if not starts:
         raise ValueError(f"{name}: broken shard (no samples)")
-    return [*starts, end]
+    return {"starts": [*starts, end], "sizes": sizes}
+
+
+def _size(file: Any) -> list[int] | None:
+    try:
+        return list(upright_size(opened(file, max_pixels=2**62)))
+    except Unreadable:
+        return None

@@ -1,7 +1,7 @@
 """What a data set must offer to feed any task: records by kind, addressed by number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,10 @@ class Source(ABC):
     def order(self, need: Need, split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
         """The records of one epoch, each once, in an order drawn from `rng`; near to how they lie, if that matters."""
         return rng.permutation(self.size(need, split))
+
+    def buckets(self) -> Sequence["Source"]:
+        """Training records by shape, a source each (`mtdiff.data.buckets`); itself where all are alike."""
+        return [self]
 
     def skipped(self) -> Mapping[str, int]:
         """Records that could not be read and were replaced so far, by `need/split`; none where all are made here."""

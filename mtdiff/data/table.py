@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from mtdiff.data.pictures import Unreadable
+from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.folder import RunError
 from mtdiff.types import SPLITS, Split
 
@@ -67,6 +67,13 @@ class Table(ABC):
     @abstractmethod
     def row(self, split: Split, index: int) -> Row:
         """Unreadable where this row cannot be used; Unavailable where no row can."""
+
+    def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
+        """Width and height of a row's upright picture, from its header; Unreadable where there is none."""
+        cell = self.row(split, index).columns.get(column)
+        if not isinstance(cell, bytes):
+            raise Unreadable(f"no picture in {column}")
+        return upright_size(opened(cell, max_pixels=2**62))
 
     def runs(self, split: Split) -> Sequence[int]:
         """Sizes of the parts that lie together, in order; an epoch keeps near to them. One part unless it matters."""

@@ -8,6 +8,8 @@ super_resolution and inpaint's holes, `removal` inpaint's removals.
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtdiff.data.buckets import Shape, filled, nearest, shapes
 from mtdiff.data.folder import Folder
 from mtdiff.data.hub import Hub, is_saved
-from mtdiff.data.pictures import MAX_PIXELS, Unreadable, opened, rgb, square
+from mtdiff.data.pictures import MAX_PIXELS, Unreadable, fitted, opened, rgb
 from mtdiff.data.shards import INDEX, Shards
 from mtdiff.data.source import Need, Source
 from mtdiff.data.table import Row, Table, Unavailable, text_of
@@ -43,6 +46,8 @@ class TableSource(Source):
 
     A path is a folder with metadata.jsonl, one written by `datasets`' save_to_disk, or shards with an index.
     size: side of the pictures in pixels: the largest centred square, resized (bicubic, antialiased).
+    buckets: ratios of width to height; training pictures are cut to the nearest of them instead, at about the same area
+    with sides that are multiples of bucket_step (`mtdiff.data.buckets`). Validation and test keep squares.
     max_pixels: larger files are not decoded. counts: published sizes {need: {split: n}}, which the checker compares.
 
     A row that cannot be read is replaced by the next that can: logged once with its key, counted in `skipped`.
@@ -57,11 +62,14 @@ class TableSource(Source):
         size: int = 512,
         max_pixels: int = MAX_PIXELS,
         counts: Mapping[str, Mapping[str, int]] | None = None,
+        buckets: list[float] | None = None,
+        bucket_step: int = 64,
     ) -> None:
         if not isinstance(size, int) or size < 16:
             raise ValueError(f"data.size={size!r}: expected a whole number of at least 16")
         if max_pixels < size * size:
             raise ValueError(f"data.max_pixels={max_pixels}: expected at least size x size, {size * size}")
+        self.shape, self.shapes = Shape(size, size), [] if buckets is None else shapes(size, buckets, bucket_step)
         given: dict[Need, str | Table | None] = {
             "caption": caption,
             "edit": edit,
@@ -121,7 +129,7 @@ class TableSource(Source):
         return Record(image, texts["caption"], row.key, kind, edited, texts["instruction"], texts["edited_caption"])
 
     def _pictures(self, cells: Mapping[str, Any], roles: Sequence[str]) -> list[Tensor]:
-        """(3, S, S) uint8 each; pictures of one row have the same size, so that their squares match."""
+        """(3, H, W) uint8 each, of `shape`; pictures of one row have the same size, so that what is cut off matches."""
         images = []
         for role in roles:
             if not isinstance(cells.get(role), bytes):
@@ -129,7 +137,33 @@ class TableSource(Source):
             images.append(rgb(opened(cells[role], self.max_pixels)))
         if len({image.size for image in images}) > 1:
             raise Unreadable(f"pictures of different sizes, {' and '.join(f'{i.width}x{i.height}' for i in images)}")
-        return [square(image, self.side) for image in images]
+        return [fitted(image, *self.shape) for image in images]
+
+    def buckets(self) -> Sequence[Source]:
+        """One source for each of `shapes` that holds records; only headers are read."""
+        if not self.shapes:
+            return [self]
+        sizes = {need: self.picture_sizes(need) for need, split in self.roles if split == "train"}
+        ratios = {need: np.log(size[:, 0] / size[:, 1]) for need, size in sizes.items()}
+        kept = filled(self.shapes, np.concatenate(list(ratios.values())))
+        places = {need: nearest(kept, r) for need, r in ratios.items()}
+        for k, shape in enumerate(kept):
+            log.info("data.buckets: %s holds %d", shape, sum(int((p == k).sum()) for p in places.values()))
+        rows = [{need: np.flatnonzero(p == k) for need, p in places.items()} for k in range(len(kept))]
+        return [InBucket(self, shape, held) for shape, held in zip(kept, rows, strict=True)]
+
+    def picture_sizes(self, need: Need) -> NDArray[np.int64]:
+        """(n, 2) width and height of the training rows' pictures; 1 and 1 where one cannot be read."""
+        table, column = self.tables[need], self.roles[need, "train"]["image"]
+
+        def of(index: int) -> tuple[int, int]:
+            try:
+                return table.picture_size("train", index, column)
+            except Unreadable:  # found again, and counted, when its turn comes
+                return 1, 1
+
+        with ThreadPoolExecutor(8) as pool:
+            return np.array(list(pool.map(of, range(table.size("train")))), np.int64)
 
     def _skip(self, need: Need, split: Split, place: int, error: Unreadable) -> None:
         bad = self._bad[need, split]
@@ -138,6 +172,27 @@ class TableSource(Source):
             total = int((bad > 0).sum())
             name = self.tables[need].name
             log.warning("data.%s=%s: row %d of %s skipped (%d so far): %s", need, name, place, split, total, error)
+
+
+class InBucket(Source):
+    """The training records of a TableSource at the places `rows`, cut to one shape."""
+
+    def __init__(self, source: TableSource, shape: Shape, rows: Mapping[Need, NDArray[np.int64]]) -> None:
+        self.shape, self.rows = shape, rows
+        self.source = copy(source)
+        self.source.shape = shape
+
+    def size(self, need: Need, split: Split) -> int:
+        return len(self.rows[need]) if split == "train" and need in self.rows else 0
+
+    def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
+        return self.source.record(need, split, int(self.rows[need][index]), rng)
+
+    def order(self, need: Need, split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
+        place = np.full(self.source.size(need, split), -1)
+        place[self.rows[need]] = np.arange(len(self.rows[need]))
+        order = place[self.source.order(need, split, rng)]
+        return order[order >= 0]
 
 
 def drawn(value: Any, rng: np.random.Generator) -> str:
