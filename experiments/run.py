@@ -45,26 +45,35 @@ def groups() -> dict[str, list[str]]:
 def composed(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of one run, or a ConfigError that names the mistaken override."""
     try:
-        return compose("config", overrides, return_hydra_config=with_hydra)
+        config = compose("config", overrides, return_hydra_config=with_hydra)
+        check_groups(overrides)  # what is optional (rate) composes under any name
+        return config
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(overrides, error) from None
 
 
-def explained(overrides: list[str], error: Exception) -> ConfigError:
-    """Find the override that does not fit and say what would."""
+def check_groups(overrides: list[str]) -> list[str]:
+    """The overrides that choose a file of a group; ConfigError where there is none of that name."""
     options, chosen = groups(), []
     parser = OverridesParser.create()
     for text in overrides:
         override = parser.parse_override(text)
         key, value = override.key_or_group, override.value()
         if key in options and value not in options[key]:
-            return refuse(key, value, options[key])
+            raise refuse(key, value, options[key])
         if key in options:
             chosen.append(text)
+    return chosen
+
+
+def explained(overrides: list[str], error: Exception) -> ConfigError:
+    """Find the override that does not fit and say what would."""
+    chosen = check_groups(overrides)
     known = OmegaConf.to_container(compose("config", chosen))
+    parser = OverridesParser.create()
     for text in overrides:
         override = parser.parse_override(text)
-        if override.key_or_group in options or override.is_add():
+        if text in chosen or override.is_add():
             continue
         for key in leaves(override.key_or_group, override.value()):
             missing = unknown_key(key, known)
