@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from whole_runs import composed
 
 from mtdiff.config import ConfigError, check, signature
 
@@ -89,6 +90,25 @@ def test_a_sweep_is_checked_whole_before_its_first_run() -> None:
     done = run("-m", "method=mtu,mtuu", "seed=0,1")
     assert done.returncode == 2
     assert "method=mtuu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        (["method=finetune"], 1e-3),
+        (["method=finetune", "training.lr=5e-4"], 5e-4),
+        (["method=finetune", "rate=nano_ia3"], 3e-2),
+        (["method=mtu", "backbone=sdxl"], 5e-5),
+        (["method=ia3", "backbone=pixart"], 3e-3),  # none was chosen: config.yaml's
+    ],
+)
+def test_a_method_brings_its_learning_rate(overrides: list[str], rate: float) -> None:
+    assert composed(overrides)[0]["training"]["lr"] == rate
+
+
+def test_a_rate_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^rate=foo: expected one of .*nano_mtu"):
+        composed(["rate=foo"])
 
 
 def test_help_lists_the_groups() -> None:
