@@ -58,10 +58,10 @@ def check_groups(overrides: list[str]) -> list[str]:
     parser = OverridesParser.create()
     for text in overrides:
         override = parser.parse_override(text)
-        key, value = override.key_or_group, override.value()
-        if key in options and value not in options[key]:
-            raise refuse(key, value, options[key])
-        if key in options:
+        group, value = override.key_or_group, override.value()
+        if group in options and value not in options[group]:
+            raise refuse(group, value, options[group])
+        if group in options:
             chosen.append(text)
     return chosen
 
@@ -75,11 +75,11 @@ def explained(overrides: list[str], error: Exception) -> ConfigError:
         override = parser.parse_override(text)
         if text in chosen or override.is_add():
             continue
-        for key in leaves(override.key_or_group, override.value()):
-            missing = unknown_key(key, known)
+        for leaf in leaves(override.key_or_group, override.value()):
+            missing = unknown_key(leaf, known)
             if missing is not None:
                 there = ", ".join(missing)
-                return ConfigError(f"{key}: no such option{nearest(key, missing)}; there are {there}")
+                return ConfigError(f"{leaf}: no such option{nearest(leaf, missing)}; there are {there}")
     return ConfigError(str(error).splitlines()[0])
 
 
