@@ -1,6 +1,7 @@
 """Many results -> the study that they form: which runs may be compared, and what the figures show. No torch here.
 
-Runs belong to one study if base, data and training are the same and each model sees as many examples of a task.
+Runs belong to one study if base, data and training (but for the learning rate, which each method has of its own) are the
+same, and each model sees as many examples of a task.
 What is left out is said in `notes`.
 """
 
@@ -17,6 +18,8 @@ from mtdiff.results import RUN, Direction, Found, Result, Row, find
 from mtdiff.summary import VOLATILE, Column
 
 Options = Mapping[str, Any]
+OWN = ("training.steps", "training.cache", "training.lr")
+"""Settings of training that runs of one study may have of their own; examples are counted instead of steps."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def setup(result: Result) -> dict[str, Any]:
     """What all runs of a study share."""
     training = result.config.get("training") or {}
     plain = {k: v for k, v in flatten({"training": training}).items() if not volatile(k)}
-    kept = {k: v for k, v in plain.items() if k not in ("training.steps", "training.cache")}
+    kept = {k: v for k, v in plain.items() if k not in OWN}
     per_step = training.get("batch_size", 0) * training.get("accumulate", 1)
     weights = result.config.get("weights") or {}
     shares = [weights.get(task, 1) for task in result.tasks]
@@ -147,8 +150,9 @@ def judged_alike(runs: Sequence[Run]) -> list[Run]:
 
 
 def options(result: Result) -> dict[str, Any]:
-    """What a method and its balancing can be told."""
-    return flatten({key: result.config.get(key) or {} for key in ("method", "balancing")})
+    """What a method and its balancing can be told, and its learning rate."""
+    told = flatten({key: result.config.get(key) or {} for key in ("method", "balancing")})
+    return {**told, "training.lr": (result.config.get("training") or {}).get("lr")}
 
 
 def central(runs: Sequence[Run]) -> Options:

@@ -164,6 +164,22 @@ def test_the_variant_that_others_vary_is_the_method(runs: Path) -> None:
     assert {len(run.result.tasks) for run in studies.main(study).runs} == {1, 4}
 
 
+def test_methods_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
+    for method, rate, batch in (("mtu", 0.001, 8), ("lora", 0.01, 8), ("lora", 0.03, 8), ("ia3", 0.01, 16)):
+        one = result(method, 0)
+        one.config["training"] |= {"lr": rate, "batch_size": batch}
+        one.save(tmp_path / f"{method}-{rate}.json")
+    study = read(f"{tmp_path}/*.json")
+    assert {(run.result.method, options(run.result)["training.lr"]) for run in study.runs} == {
+        ("mtu", 0.001),
+        ("lora", 0.01),
+        ("lora", 0.03),
+    }
+    assert "ia3" in study.notes[0]
+    assert "training.batch_size" in study.notes[0]
+    assert len(of_central(study)) == 2
+
+
 def test_repeated_files_count_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         result("mtu", 0).save(tmp_path / f"{name}.json")
