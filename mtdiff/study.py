@@ -1,8 +1,7 @@
 """Many results -> the study that they form: which runs may be compared, and what the figures show. No torch here.
 
-Runs belong to one study if base, data and training (but for the learning rate, which each method has of its own) are the
-same, and each model sees as many examples of a task.
-What is left out is said in `notes`.
+Runs belong to one study if base, data and training are the same, but for the learning rate, which each method has of
+its own, and each model sees as many examples of a task. What is left out is said in `notes`.
 """
 
 from collections import Counter
