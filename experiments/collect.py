@@ -8,10 +8,11 @@ What is there already under the same name is replaced.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mtdiff.config import given
-from mtdiff.results import Found, find
+from mtdiff.results import Found, Result, find
 
 DEFAULTS = {"runs": "runs/*/result.json", "study": "", "out": "", "pictures": "true", "seeds": ""}
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -59,10 +60,16 @@ def collect(options: Mapping[str, str]) -> Iterator[Path]:
     seeds = {int(seed) for seed in options["seeds"].split(",") if seed}
     for name, one in chosen(found).items():
         assert one.result is not None
-        one.result.save(folder / f"{name}.json")
+        placeless(one.result).save(folder / f"{name}.json")
         yield folder / f"{name}.json"
         if options["pictures"] == "true" and (not seeds or one.result.seed in seeds):
             yield from pictures(one, folder / name)
+
+
+def placeless(result: Result) -> Result:
+    """Without the folder of a machine: `run_dir` keeps its last part."""
+    place = result.config.get("run_dir")
+    return result if place is None else replace(result, config={**result.config, "run_dir": Path(place).name})
 
 
 def pictures(one: Found, target: Path) -> Iterator[Path]:
