@@ -3,21 +3,23 @@
 python experiments/table.py results='runs/*/result.json' out=table      writes table.md, table.html and table.tex
 
 results: a glob pattern, or several with commas between. out: the files' path without its ending.
+columns: some of them, such as edit/lpips_alex,inpaint/lpips_alex, in that order; all where it is not given.
 published=false: without the numbers of the papers, which otherwise stand in a table of their own below ours.
 A result that cannot be read, failed, or was judged otherwise than the others is a blank with the reason.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from baselines.published_numbers import aside
-from mtdiff.config import given
+from mtdiff.config import given, refuse
 from mtdiff.rendering import Aside, html, latex, markdown
 from mtdiff.results import find, write_atomically
 from mtdiff.summary import Table, summarise_found
 
-DEFAULTS = {"results": "runs/*/result.json", "out": "table", "published": "true"}
+DEFAULTS = {"results": "runs/*/result.json", "out": "table", "columns": "", "published": "true"}
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
@@ -38,13 +40,24 @@ def write(options: dict[str, str]) -> Iterator[Path]:
     for one in found:
         if one.result is None:
             print(f"table.py: left blank: {one.path}: {one.reason}", file=sys.stderr)
-    table = summarise_found(found)
+    table = narrowed(summarise_found(found), [name for name in options["columns"].split(",") if name])
     asides = [aside()] if options["published"] == "true" else []
     writers: dict[str, Callable[[Table, Sequence[Aside]], str]] = {"md": markdown, "html": html, "tex": latex}
     for ending, render in writers.items():
         path = Path(f"{options['out']}.{ending}")
         write_atomically(path, render(table, asides))
         yield path
+
+
+def narrowed(table: Table, names: Sequence[str]) -> Table:
+    """The table with the columns `task/metric` alone; all of them where none is named."""
+    there = [f"{column.task}/{column.metric}" for column in table.columns]
+    for name in names:
+        if name not in there:
+            raise refuse("columns", name, there)
+    places = [there.index(name) for name in names] or list(range(len(there)))
+    lines = [replace(line, cells=[line.cells[k] for k in places]) for line in table.lines]
+    return replace(table, columns=[table.columns[k] for k in places], lines=lines)
 
 
 def main(arguments: list[str]) -> int:

@@ -409,6 +409,18 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_table_of_some_columns(runs: Path) -> None:
+    done = table("published=false", "columns=inpaint/lpips_alex,edit/psnr", cwd=runs)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, _, mtu, dtr, *_ = (line.split(" | ") for line in (runs / "table.md").read_text().splitlines())
+    assert head[1:3] == ["inpaint<br>lpips_alex ↓", "edit<br>psnr ↑"]
+    assert "20.00" in mtu[2]
+    assert "0.0123" in dtr[1]
+    done = table("columns=edit/lpips", cwd=runs)
+    assert done.returncode == 2
+    assert done.stderr.startswith("table.py: columns=edit/lpips: expected one of edit/psnr, ")
+
+
 def test_the_table_as_markdown(runs: Path) -> None:
     done = table("published=false", cwd=runs)
     assert (done.returncode, done.stderr) == (0, "")
@@ -460,10 +472,10 @@ def test_several_patterns_and_a_repeated_run(runs: Path) -> None:
     ("arguments", "complaint"),
     [
         (["results=no/*.json"], "table.py: results=no/*.json: no such file"),
-        (["size=3"], "table.py: argument 'size=3': expected results=... out=... published=..."),
-        (["results"], "table.py: argument 'results': expected results=... out=... published=..."),
+        (["size=3"], "table.py: argument 'size=3': expected results=... out=... columns=... published=..."),
+        (["results"], "table.py: argument 'results': expected results=... out=... columns=... published=..."),
         (["published=no"], "table.py: published=no: expected true or false"),
-        (["out="], "table.py: argument 'out=': expected results=... out=... published=..."),
+        (["out="], "table.py: argument 'out=': expected results=... out=... columns=... published=..."),
     ],
 )
 def test_a_wrong_command_gives_one_line_and_code_2(arguments: list[str], complaint: str, tmp_path: Path) -> None:
