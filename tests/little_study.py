@@ -73,7 +73,7 @@ def result(
         "tasks": list(tasks),
         "seed": seed,
         "weights": dict.fromkeys(TASKS, 1),
-        "training": {"steps": steps, "batch_size": 8, "accumulate": 1, "lr": 0.001},
+        "training": {"steps": steps, "batch_size": 8, "accumulate": 1, "lr": 0.001, "warmup": 0},
         "evaluation": {"split": "test", "per_task": EXAMPLES, "seed": 0},
     }
     fields = {
@@ -133,7 +133,7 @@ def write(folder: Path) -> Path:
     bare = result("ia3", 0, level=0.3)
     made.append(result("ia3", 0, rows=bare.rows, method_report={}))
     other = result("one_pic", 0)
-    other.config["training"]["lr"] = 0.1
+    other.config["training"]["warmup"] = 7
     made.append(other)
     for number, one in enumerate(made):
         place = folder / f"{one.method}-{number}"

@@ -106,7 +106,7 @@ def test_every_figure_is_drawn_where_there_is_data(invented: dict[str, str]) -> 
     }
     for page in invented.values():
         assert "Left blank: broken/result.json: not JSON" in page
-        assert "training.lr=0.1 instead of 0.001" in page
+        assert "training.warmup=7 instead of 0" in page
     assert "seed 0 failed: loss is nan" in invented["comparison"]
     assert "no seed of mtu trained on inpaint alone" in invented["interference"]
 
