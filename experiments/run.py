@@ -18,6 +18,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -46,34 +47,37 @@ def composed(overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of one run, or a ConfigError that names the mistaken override."""
     try:
         config = compose("config", overrides, return_hydra_config=with_hydra)
-        check_groups(overrides)  # what is optional (rate) composes under any name
-        return config
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explained(overrides, error) from None
+    check_rate(overrides)
+    return config
 
 
-def check_groups(overrides: list[str]) -> list[str]:
-    """The overrides that choose a file of a group; ConfigError where there is none of that name."""
+def check_rate(overrides: list[str]) -> None:
+    """ConfigError for a learning rate of no such name: the group is optional, so Hydra would go on without."""
+    known = GlobalHydra.instance().config_loader().get_group_options("rate")
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group == "rate" and not override.is_delete() and override.value() not in known:
+            raise refuse("rate", override.value(), known)
+
+
+def explained(overrides: list[str], error: Exception) -> ConfigError:
+    """Find the override that does not fit and say what would."""
     options, chosen = groups(), []
     parser = OverridesParser.create()
     for text in overrides:
         override = parser.parse_override(text)
         group, value = override.key_or_group, override.value()
+        if group in options and override.is_delete():
+            return ConfigError(f"{group}: has to be given, one of {', '.join(options[group])}")
         if group in options and value not in options[group]:
-            raise refuse(group, value, options[group])
+            return refuse(group, value, options[group])
         if group in options:
             chosen.append(text)
-    return chosen
-
-
-def explained(overrides: list[str], error: Exception) -> ConfigError:
-    """Find the override that does not fit and say what would."""
-    chosen = check_groups(overrides)
     known = OmegaConf.to_container(compose("config", chosen))
-    parser = OverridesParser.create()
     for text in overrides:
         override = parser.parse_override(text)
-        if text in chosen or override.is_add():
+        if override.key_or_group in options or override.is_add():
             continue
         for leaf in leaves(override.key_or_group, override.value()):
             missing = unknown_key(leaf, known)
