@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -256,6 +256,7 @@ def outside(scene: Scene, other: Scene, size: int) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
+@example(kind="skin tone", split="train", u=0.84765625, seed=0)  # the snowboarder
 @given(kind=st.sampled_from(KINDS), split=st.sampled_from(SPLITS), u=st.floats(0, 0.999), seed=seeds)
 def test_edits_change_only_what_they_name(source: EmojiSource, kind: str, split: Any, u: float, seed: int) -> None:
     options = source._plan(split).changes[kind]
@@ -265,7 +266,8 @@ def test_edits_change_only_what_they_name(source: EmojiSource, kind: str, split:
     pictures = [draw(s, source.pack, 64) for s in (before, after)]
     keep = outside(before, after, 64)
     assert (pictures[0][keep] == pictures[1][keep]).all()
-    assert (pictures[0] != pictures[1]).any()
+    alike = kind == "skin tone" and change.source.name == "snowboarder"  # whose tones Noto draws alike: no skin is seen
+    assert (pictures[0] != pictures[1]).any() != alike
     assert before.background == after.background
     assert before.caption != after.caption
     touched = len({*before.items} ^ {*after.items})
