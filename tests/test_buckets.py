@@ -11,6 +11,7 @@ from little_sets import all_four, encoded, noise, number, pairs, picture, write_
 from PIL import ExifTags, Image, ImageOps
 from rich.console import Console
 from test_backbones import FAMILIES
+from test_folder_data import saved
 from whole_runs import composed, whole_run
 
 from mtdiff.conditioning import Dropout
@@ -106,7 +107,7 @@ def test_fine_counts_keep_every_share() -> None:
 # Sizes of pictures
 
 
-def test_every_kind_of_table_tells_sizes_alike(tmp_path: Path) -> None:
+def test_folders_and_shards_tell_sizes_alike(tmp_path: Path) -> None:
     folder = mixed(tmp_path / "folder", 12)
     turned = picture(1, 64, 32)
     exif = turned.getexif()
@@ -131,6 +132,12 @@ def test_every_kind_of_table_tells_sizes_alike(tmp_path: Path) -> None:
     (tmp_path / "shards" / "index.json").rename(tmp_path / "old.json")
     write_index(str(tmp_path / "shards"))
     assert (tmp_path / "shards" / "index.json").read_text() == (tmp_path / "old.json").read_text()
+
+
+def test_a_saved_data_set_tells_sizes(tmp_path: Path) -> None:
+    sizes = TableSource(edit=str(saved(tmp_path / "saved", 6)), size=32).picture_sizes("edit")
+    assert sizes.tolist() == [[48, 32]] * len(sizes)
+    assert len(sizes) > 0
 
 
 def test_an_index_without_sizes_says_how_to_make_it_again(tmp_path: Path) -> None:
@@ -221,7 +228,6 @@ def test_without_buckets_nothing_changes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_another_shape_trains(family: str) -> None:
-    """Also against the square picture that it is a part of: positions and convolutions see the same neighbourhood."""
     backbone = FAMILIES[family]()
     model = MultiTaskModule(Denoiser(backbone, MTU(experts=2), list(TASKS)), {}, {})
     pictures = torch.rand(4, 3, 16, 32) * 2 - 1

@@ -178,8 +178,7 @@ class InBucket(Source):
     """The training records of a TableSource at the places `rows`, cut to one shape."""
 
     def __init__(self, source: TableSource, shape: Shape, rows: Mapping[Need, NDArray[np.int64]]) -> None:
-        self.shape, self.rows = shape, rows
-        self.source = copy(source)
+        self.rows, self.source = rows, copy(source)
         self.source.shape = shape
 
     def size(self, need: Need, split: Split) -> int:
