@@ -8,10 +8,13 @@ import torch
 from diffusers.models.attention import FeedForward
 from tiny import TASKS, inputs, sd15_shapes
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+import mtdiff.methods.experts as experts_of
 from mtdiff.backbones.base import Backbone
 from mtdiff.denoiser import Denoiser
 from mtdiff.methods.experts import ExpertInput, Experts
+from mtdiff.methods.geglu_loop import GegluLoop
 from mtdiff.methods.mtu import MTU
 from mtdiff.routing import Routing
 
@@ -91,6 +94,72 @@ def test_fused_experts_equal_a_plain_loop(options: dict[str, Any], activation: s
         assert (a is None) == (b is None) or not (a if b is None else b).any()
         if a is not None and b is not None:
             torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+LARGE_WAYS = [(5, "geglu", {}, "by_expert"), (40, "geglu", {}, "by_sample"), (40, "gelu", {}, "by_sample")]
+LARGE_WAYS += [(5, "gelu", {}, "at_once"), (5, "geglu", {"per_expert_norm": True}, "at_once")]
+
+
+@pytest.mark.parametrize(("tokens", "activation", "options", "way"), LARGE_WAYS)
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_large_samples_on_a_cpu(
+    tokens: int, activation: str, options: dict[str, Any], way: str, top_k: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way equals the loop, in values and gradients, with and without checkpointing; large begins at nothing."""
+    monkeypatch.setattr(experts_of, "LARGE", 0)
+    layer = upcycled(feed_forward(activation), shaken=0.3, experts=4, top_k=top_k, **options).double()
+    (embedding,) = layer._embedding
+    embedding.double()
+    x = torch.randn(4, tokens, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert layer.way(x) == way
+    leaves, back = [x, *layer.parameters(), embedding.weight], torch.randn_like(x)
+    results = [layer(x), checkpoint(layer, x, use_reentrant=False), loop(layer, x, layer.gates(TASK, TIME))]
+    *ours, plain = ((y, *torch.autograd.grad(y, leaves, back)) for y in results)
+    for mine in ours:
+        torch.testing.assert_close(mine, plain, atol=1e-9, rtol=1e-9)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), plain[0], atol=1e-9, rtol=1e-9)
+
+
+def test_experts_one_by_one_have_the_gradients_that_are_asked_for() -> None:
+    """By differences, and nothing for what is frozen; a projection without a bias has none."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 4), (12, 4), (12,), (4, 6), (2, 3)]
+    values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    for frozen in range(-1, 5):
+        inputs_ = [value.clone().requires_grad_(i != frozen) for i, value in enumerate(values)]
+        assert torch.autograd.gradcheck(GegluLoop.apply, inputs_)
+    x, weight, _, output, w = (value.clone().requires_grad_(True) for value in values)
+    assert torch.autograd.gradcheck(
+        lambda *given: GegluLoop.apply(*given[:2], None, *given[2:]), [x, weight, output, w]
+    )
+
+
+def test_experts_one_by_one_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The type of autocast, gradients in the weights' own type, and as near to float32 as all experts at once are."""
+    layer = upcycled(feed_forward(), shaken=0.3, experts=4)
+    x, back = torch.randn(4, 5, WIDTH), torch.randn(4, 5, WIDTH)
+
+    def gradients(lower: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            y = layer(x)
+        assert y.dtype == (torch.bfloat16 if lower else torch.float32)
+        return [y.float().detach(), *torch.autograd.grad(y, list(layer.parameters()), back.to(y.dtype))]
+
+    exact, at_once = gradients(False), gradients(True)
+    monkeypatch.setattr(experts_of, "LARGE", 0)
+    assert layer.way(x) == "by_expert"
+    for right, other, mine in zip(exact, at_once, gradients(True), strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - right).norm() <= 2 * (other - right).norm() + 1e-6
+
+
+def test_dropout_of_hidden_units_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts_of, "LARGE", 0)
+    torch.manual_seed(0)
+    layer, x = upcycled(FeedForward(WIDTH, dropout=0.5), experts=4), torch.randn(4, 5, WIDTH)
+    assert layer.train().way(x) == "at_once"
+    assert layer.eval().way(x) == "by_expert"
 
 
 @pytest.mark.parametrize(("experts", "granularity"), [(1, None), (2, None), (4, None), (8, None), (16, None)])

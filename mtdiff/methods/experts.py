@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Site
+from mtdiff.methods.geglu_loop import one_by_one
 from mtdiff.routing import Routing
 
 SPREAD = 0.1  # of a hidden unit's copies about their mean
@@ -116,15 +118,17 @@ class Experts(nn.Module):
 
         A GPU, or small samples: at once. On a CPU the hidden units of many large samples leave its caches, and the
         memory's speed decides: then one sample after another where a sample has at least as many tokens as channels,
-        so that its own output weight is the smaller thing to scale, and else one expert's output product after another.
+        so that its own output weight is the smaller thing to scale, and else one expert after another (GEGLU alone).
         """
         tokens, width = x.shape[1:]
         if x.device.type != "cpu" or tokens * self.each * self.experts < LARGE:
             return "at_once"
-        if tokens < width:
-            return "by_expert"
         whole = isinstance(self.net[0].get_submodule("proj"), ExpertInput)  # it reads the task of every sample
-        return "at_once" if whole else "by_sample"
+        if tokens >= width:
+            return "at_once" if whole else "by_sample"
+        dropout = self.net[1]
+        drops = self.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
+        return "by_expert" if isinstance(self.net[0], GEGLU) and not whole and not drops else "at_once"
 
     def mixed(self, x: Tensor, w: Tensor, way: Way) -> Tensor:
         """sum_i w_i E_i(x) without output biases, for the weights w (B, N) of every sample. (B, L, C) -> (B, L, C)."""
@@ -133,14 +137,11 @@ class Experts(nn.Module):
             by_expert, w = weight.unflatten(-1, (self.experts, self.each)), w.to(weight.dtype)  # (C, N, M')
             scaled = ((by_expert * row.unsqueeze(1)).flatten(-2) for row in w)
             return torch.stack([nn.functional.linear(self.hidden(s), v) for s, v in zip(x, scaled, strict=True)])
+        if way == "by_expert":
+            projection, _ = ends(self.net)
+            return one_by_one(x, projection.weight, projection.bias, weight, w)
         hidden = self.hidden(x)
-        if way == "at_once":
-            return self.weighted(hidden, w.to(hidden.dtype))
-        parts = zip(hidden.chunk(self.experts, -1), weight.chunk(self.experts, 1), w.unbind(1), strict=True)
-        out = torch.zeros((), dtype=hidden.dtype)
-        for h, v, row in parts:
-            out = torch.addcmul(out, nn.functional.linear(h, v), row.view(-1, 1, 1).to(h.dtype))
-        return out  # (B, L, C)
+        return self.weighted(hidden, w.to(hidden.dtype))
 
     def weighted(self, hidden: Tensor, w: Tensor) -> Tensor:
         """The output product of hidden units (B, L, N * M') scaled by their experts' w (B, N), -> (B, L, C)."""
