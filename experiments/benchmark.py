@@ -36,8 +36,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from composing import CONFIGS, guarded
 from cost import configured, split
-from run import CONFIGS, experiment, guarded
+from run import experiment
 
 from mtdiff.config import ConfigError, construct, refuse
 from mtdiff.files import check_folder

@@ -12,10 +12,12 @@ What is there already is not computed again, so a command that was cut off goes 
 import sys
 
 from check_data import configured, divided
-from run import check_constructors, experiment, guarded, sections
+from composing import guarded, sections
+from run import experiment
 from sample import number
 
 from mtdiff.config import ConfigError, refuse
+from mtdiff.precheck import check_constructors
 
 OWN = ("examples", "keep")
 KEEPS = ("lasting", "all")

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from composing import CONFIGS, checked, composed, guarded
 from hydra import initialize_config_dir
-from run import CONFIGS, checked, composed, guarded
 from sample import number
 
 OWN = ("out", "limit", "threads")

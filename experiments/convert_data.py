@@ -12,7 +12,7 @@ Then: python experiments/run.py data=shards data.edit=/shards/edit
 import sys
 
 from check_data import configured, divided
-from run import guarded
+from composing import guarded
 from sample import number
 
 from mtdiff.config import refuse

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from composing import CONFIGS, checked, composed, groups, guarded, sections, single_runs
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from run import CONFIGS, checked, composed, groups, guarded, sections, single_runs
 
 from mtdiff.config import ConfigError, check_arguments, construct, signature
 from mtdiff.files import check_folder

@@ -7,7 +7,7 @@ packages=yours: whose classes the run may name, beside ours. base=<folder>: the 
 
 import sys
 
-from run import guarded
+from composing import guarded
 from sample import described, options
 
 from mtdiff.files import check_folder, shown

@@ -22,8 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from composing import guarded
 from cost import configured, split
-from run import guarded
 
 from mtdiff.config import ConfigError, construct, refuse
 from mtdiff.files import check_folder

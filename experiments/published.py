@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from composing import groups, guarded, sections
 from cost import configured
-from run import fingerprint, groups, guarded, sections
+from run import fingerprint
 
 from mtdiff.config import ConfigError, construct, refuse
 

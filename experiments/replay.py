@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from run import guarded
+from composing import guarded
 from sample import options
 
 from mtdiff.adapter import about_of, check_flat

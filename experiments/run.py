@@ -11,124 +11,26 @@ A finished run is not run again; an unfinished one goes on from its last checkpo
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from composing import CONFIGS, checked, composed, groups, guarded, precheck, sections, single_runs
+from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
-from mtdiff.files import check_folder, check_links, read_yaml, shown
-from mtdiff.folder import Interrupted, RunError, first_process
-from mtdiff.precheck import check_constructors, check_run, check_shape
-from mtdiff.suites import IN_USE, InUse, Planned, alone, budgeted, distinct, key, load, run_all, without
+from mtdiff.config import ConfigError, construct
+from mtdiff.files import check_folder, check_links, read_yaml
+from mtdiff.folder import first_process
+from mtdiff.precheck import check_constructors
+from mtdiff.suites import Planned, alone, budgeted, distinct, key, load, run_all, without
 
-CONFIGS = Path(__file__).parent / "configs"
-SECTIONS = {"training": "Training", "speed": "Speed", "sampling": "Sampling", "evaluation": "Evaluation"}
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
 
-# 1. Configuration: composed and checked before torch is imported
-
-
-def groups() -> dict[str, list[str]]:
-    folders = (d for d in CONFIGS.iterdir() if d.is_dir() and d.name != "suite")
-    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in folders}
-
-
-def composed(overrides: list[str], with_hydra: bool = False) -> DictConfig:
-    """The configuration of one run, or a ConfigError that names the mistaken override."""
-    try:
-        config = compose("config", overrides, return_hydra_config=with_hydra)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise explained(overrides, error) from None
-    check_rate(overrides)
-    return config
-
-
-def check_rate(overrides: list[str]) -> None:
-    """ConfigError for a learning rate of no such name: the group is optional, so Hydra would go on without."""
-    known = GlobalHydra.instance().config_loader().get_group_options("rate")
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.key_or_group == "rate" and not override.is_delete() and override.value() not in known:
-            raise refuse("rate", override.value(), known)
-
-
-def explained(overrides: list[str], error: Exception) -> ConfigError:
-    """Find the override that does not fit and say what would."""
-    options, chosen = groups(), []
-    parser = OverridesParser.create()
-    for text in overrides:
-        override = parser.parse_override(text)
-        group, value = override.key_or_group, override.value()
-        if group in options and override.is_delete():
-            return ConfigError(f"{group}: has to be given, one of {', '.join(options[group])}")
-        if group in options and value not in options[group]:
-            return refuse(group, value, options[group])
-        if group in options:
-            chosen.append(text)
-    known = OmegaConf.to_container(compose("config", chosen))
-    for text in overrides:
-        override = parser.parse_override(text)
-        if override.key_or_group in options or override.is_add():
-            continue
-        for leaf in leaves(override.key_or_group, override.value()):
-            missing = unknown_key(leaf, known)
-            if missing is not None:
-                there = ", ".join(missing)
-                return ConfigError(f"{leaf}: no such option{nearest(leaf, missing)}; there are {there}")
-    return ConfigError(str(error).splitlines()[0])
-
-
-def leaves(key: str, value: Any) -> list[str]:
-    """Dotted keys that an override sets: one, or those of the mapping that it gives."""
-    if not isinstance(value, Mapping):
-        return [key]
-    return [leaf for name, child in value.items() for leaf in leaves(f"{key}.{name}", child)]
-
-
-def unknown_key(key: str, known: Any) -> list[str] | None:
-    """What the configuration has where a part of a dotted key is missing; None where the key is known."""
-    prefix = ""
-    for name in key.split("."):
-        if not isinstance(known, Mapping) or name not in known:
-            return [f"{prefix}{a}" for a in sorted(map(str, known or [])) if a not in ("hydra", "packages")]
-        prefix, known = f"{prefix}{name}.", known[name]
-    return None
-
-
-def checked(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration after every check that needs no torch."""
-    try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))  # type: ignore[assignment]
-    check_shape(plain, {*own, *groups(), *SECTIONS} - {"defaults", "hydra"})
-    for section, cls in SECTIONS.items():
-        given = plain[section]
-        check_arguments(section, list(signature(f"mtdiff.settings.{cls}")), given)
-    check(plain, packages=(*PACKAGES, *plain["packages"]))
-    check_run(plain, own["logger"])
-    return plain
-
-
-def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The light settings objects, whose constructors check values."""
-    from mtdiff import settings
-
-    made: dict[str, Any] = {name: getattr(settings, cls)(**plain[name]) for name, cls in SECTIONS.items()}
-    return {**made, "metrics": construct(plain["metrics"])}
-
-
-# 2. Construction
+# 1. Construction
 
 
 def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
@@ -228,7 +130,7 @@ def wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-# 3. The run folder
+# 2. The run folder
 
 
 def fingerprint(plain: Mapping[str, Any]) -> str:
@@ -316,67 +218,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
             print(f"- {made.module.cache.report()}")
 
 
-# 4. The command line
-
-
-def single_runs(overrides: list[str]) -> list[list[str]]:
-    """Every run of a sweep, for checking before the first one starts."""
-    runs: list[list[str]] = [[]]
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            raise ConfigError(f"{text}: not an override; expected key=value") from None
-        if not override.key_or_group:
-            raise ConfigError(f"{text}: not an override; expected key=value")
-        if override.is_sweep_override():
-            values = [f"{override.key_or_group}={v}" for v in override.sweep_string_iterator()]
-        else:
-            values = [override.input_line]
-        runs = [[*run, str(value)] for run in runs for value in values]
-    return runs
-
-
-def guarded(action: Callable[[], None]) -> None:
-    """A user's mistake ends in one line and exit code 2."""
-    try:
-        action()
-    except InUse as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(IN_USE)
-    except ValueError as error:
-        print(f"error: {shown(error, 1000)}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"error: {shown(error, 1000)}", file=sys.stderr)
-        sys.exit(1)
-    except Interrupted as error:
-        print(shown(error, 1000), file=sys.stderr)
-        sys.exit(error.code)
-
-
-def precheck(overrides: list[str]) -> None:
-    """Check every run of a sweep before the first one starts."""
-    with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
-        given = single_runs(overrides)
-        runs = [checked(composed(run)) for run in given]
-    for run, plain in zip(given, runs, strict=True):
-        sections(plain)
-        refuse_idle_weights(run, plain)
-    if len(runs) > 1:
-        for plain in runs:
-            check_constructors(plain)
-
-
-def refuse_idle_weights(overrides: list[str], plain: Mapping[str, Any]) -> None:
-    """A share given for a task that the run leaves out would have no effect."""
-    for override in OverridesParser.create().parse_overrides(overrides):
-        section, _, task = override.key_or_group.partition(".")
-        if section == "weights" and task and task not in plain["tasks"]:
-            raise refuse(override.key_or_group, override.value(), [f"{section}.{name}" for name in plain["tasks"]])
-
-
-# 5. Suites
+# 3. Suites
 
 
 def planned(name: str, overrides: list[str]) -> list[Planned]:
@@ -408,6 +250,9 @@ def run_suite(arguments: list[str]) -> None:
     names = [a.partition("=")[2] for a in arguments if a.startswith("suite=")]
     runs = planned(names[-1], [a for a in arguments if not a.startswith("suite=")])
     sys.exit(run_all(runs, lambda run: [sys.executable, __file__, *run.overrides]))
+
+
+# 4. The command line
 
 
 @hydra.main(version_base=None, config_path="configs", config_name="config")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from run import guarded
+from composing import guarded
 
 from mtdiff.adapter import About, read_about
 from mtdiff.config import PACKAGES, refuse

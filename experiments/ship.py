@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from run import guarded
+from composing import guarded
 from sample import options
 
 from mtdiff.adapter import ADAPTERS, identity, read_about

@@ -29,9 +29,9 @@ from mtdiff.sampling import Guidance
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
+import composing  # noqa: E402
 import cost  # noqa: E402
 import export  # noqa: E402
-import run  # noqa: E402
 import sample  # noqa: E402
 import table  # noqa: E402
 
@@ -170,7 +170,7 @@ COSTS: list[tuple[str, list[str]]] = [
 def answer(capsys: pytest.CaptureFixture[str], action: Callable[[], Any]) -> str:
     """What an entry point says to a mistake: one line, and the exit code of one."""
     with pytest.raises(SystemExit) as caught:
-        run.guarded(action)
+        composing.guarded(action)
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -189,13 +189,13 @@ def overrides(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("given", "words"), CONFIGURATIONS, ids=[c for c, _ in CONFIGURATIONS])
 def test_configurations(given: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    names(words, answer(capsys, lambda: run.precheck(overrides(given))))
+    names(words, answer(capsys, lambda: composing.precheck(overrides(given))))
 
 
 @pytest.mark.parametrize(("given", "words"), CONSTRUCTORS, ids=[c for c, _ in CONSTRUCTORS])
 def test_values_that_constructors_refuse(given: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with initialize_config_dir(str(run.CONFIGS.resolve()), version_base=None):
-        plain = run.checked(run.composed(overrides(given)))
+    with initialize_config_dir(str(composing.CONFIGS.resolve()), version_base=None):
+        plain = composing.checked(composing.composed(overrides(given)))
     names(words, answer(capsys, lambda: check_constructors(plain)))
 
 

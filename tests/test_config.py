@@ -48,14 +48,14 @@ def answers() -> dict[str, tuple[str, int]]:
     script = f"""
 import contextlib, io, json, sys
 sys.path.insert(0, {str(ROOT / "experiments")!r})
-import run
+import composing
 answers = {{}}
 for case in {[case for case, _ in CASES]!r}:
     err = io.StringIO()
     code = 0
     with contextlib.redirect_stderr(err):
         try:
-            run.guarded(lambda: run.precheck([case]))
+            composing.guarded(lambda: composing.precheck([case]))
         except SystemExit as e:
             code = e.code
     answers[case] = (err.getvalue(), code)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hydra import initialize_config_dir
 from safetensors.torch import load_file
 from whole_runs import whole_run
 
@@ -37,6 +38,7 @@ def test_a_recipe_plans_all_its_runs(name: str) -> None:
 
 def test_mtus_recipes_are_as_published() -> None:
     """Optimiser, rate, batch, size, steps of sampling and guidance of METHODS: arXiv 2503.11905."""
+    import composing
     import run
 
     for name, optimizer, lr, decay, steps, text in (
@@ -44,8 +46,8 @@ def test_mtus_recipes_are_as_published() -> None:
         ("mtu_sdxl", "adamw", 5e-5, 0.01, 50, (5.0, 10.0, 4.0)),
     ):
         first = run.planned(name, SHIPPED_METRICS)[0]
-        with run.initialize_config_dir(str(CONFIGS), version_base=None):
-            plain = run.checked(run.composed(first.overrides))
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            plain = composing.checked(composing.composed(first.overrides))
         training, guidance = plain["training"], plain["sampling"]["guidance"]
         assert (training["optimizer"], training["lr"], training["weight_decay"]) == (optimizer, lr, decay)
         assert (training["batch_size"], plain["trainer"]["devices"], plain["backbone"]["size"]) == (16, 8, 512)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import initialize_config_dir
 from PIL import Image
 from run_folders import ABOUT, about_changed, copied, make_run
 from tiny import tiny_unet
@@ -31,6 +32,7 @@ from mtdiff.runs import Model
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
+import composing  # noqa: E402
 import run  # noqa: E402
 
 ONE_LINE = r"\A[^\n]+\Z"
@@ -313,8 +315,8 @@ def test_a_run_does_not_write_through_links(name: str, there: bool, tmp_path: Pa
 
 
 def configuration(folder: Path) -> Any:
-    with run.initialize_config_dir(str(run.CONFIGS.resolve()), version_base=None):
-        return run.composed([f"run_dir={folder}"])
+    with initialize_config_dir(str(composing.CONFIGS.resolve()), version_base=None):
+        return composing.composed([f"run_dir={folder}"])
 
 
 def test_a_result_is_not_read_through_a_link(tmp_path: Path) -> None:
@@ -436,7 +438,7 @@ def test_a_message_does_not_steer_the_terminal(
     clear = "\x1b[2J\x07"
     spoilt = about_changed(folder, tmp_path / "run", lambda about: about["method"].update(router_input=clear))
     with pytest.raises(SystemExit):
-        run.guarded(lambda: load_run(spoilt))
+        composing.guarded(lambda: load_run(spoilt))
     assert "\\x1b[2J\\x07" in capsys.readouterr().err
 
 

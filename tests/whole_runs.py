@@ -29,12 +29,12 @@ SMALL = [
 
 def composed(overrides: list[str], configs: Path = CONFIGS) -> tuple[dict[str, Any], dict[str, str]]:
     """The checked configuration, and what was chosen of each group."""
-    import run
+    import composing
 
     with initialize_config_dir(str(configs), version_base=None):
-        config = run.composed([*SMALL, *overrides], with_hydra=True)
+        config = composing.composed([*SMALL, *overrides], with_hydra=True)
     chosen = {k: str(v) for k, v in config.hydra.runtime.choices.items()}
-    return run.checked(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])), chosen
+    return composing.checked(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])), chosen
 
 
 def whole_run(folder: Path, *overrides: str, configs: Path = CONFIGS) -> dict[str, Any]:
