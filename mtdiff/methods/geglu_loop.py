@@ -47,11 +47,12 @@ class GegluLoop(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, output, w, *kept = ctx.saved_tensors
         rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])  # (R, C)
-        wanted = [
-            torch.zeros_like(tensor) if needed else None
+        dx, dweight, dbias, doutput, dw = (
+            torch.empty_like(tensor) if needed else None
             for tensor, needed in zip((rows, weight, bias, output, w), ctx.needs_input_grad, strict=True)
-        ]
-        dx, dweight, dbias, doutput, dw = wanted
+        )
+        if dx is not None:
+            dx.zero_()
         for i, (value, gate, back) in enumerate(slices(output, w)):
             a, g = kept[2 * i : 2 * i + 2]
             active = torch.nn.functional.gelu(g)
