@@ -125,7 +125,7 @@ def test_part(
 def test_large_samples_are_measured_the_way_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """`fused` beside what MTU takes on a CPU; here large begins at nothing."""
     monkeypatch.setattr(layer, "LARGE", 0)
-    for tokens, way in ((64, "by_sample"), (16, "by_expert")):
+    for tokens, way in ((128, "by_sample"), (64, "by_expert")):
         found = against(32, tokens, "four tasks", QUICK, 1)
         assert found.case.endswith(way)
         assert list(found.seconds) == ["dense", "loop", "fused", "mtu"]
