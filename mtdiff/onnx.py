@@ -156,10 +156,12 @@ def quantised(exported: Exported, path: Path, which: Literal["linear", "all"]) -
 
 
 def session(path: Path, threads: int) -> Any:
+    """Its threads rest between runs: where sessions take turns they would otherwise wait actively beside each other."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
