@@ -2,7 +2,8 @@
 do not hold all hidden units.
 
 Autograd over slices of one weight would add up a gradient of the whole weight for every expert. Here each expert's
-gradient is written into its slice (`docs/measured/benchmark.json` has both beside a plain loop over separate experts).
+gradient is written into its slice. `docs/measured/experts.json` has this, a plain loop over separate experts and all
+experts at once.
 
 Letters: R rows (samples x tokens), B samples, C width, N experts, M' hidden units of one.
 """
