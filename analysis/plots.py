@@ -27,7 +27,7 @@ from mtdiff import study as studies
 from mtdiff.metrics.bootstrap import Interval, seed_interval
 from mtdiff.rendering import ARROWS, STYLE, html_body, large
 from mtdiff.study import Change, Run, Study
-from mtdiff.summary import Cell, Column, Line, summarise
+from mtdiff.summary import Cell, Column, Line, only, summarise
 
 COMMITTED = str(Path(__file__).resolve().parents[1] / "experiments" / "results" / "**" / "*.json")
 COLOURS = {  # Okabe & Ito: told apart by everyone
@@ -144,12 +144,13 @@ def style_of(line: Line) -> dict[str, Any]:
 # Main comparison
 
 
-def table(study: Study) -> None:
-    """Methods x tasks with intervals; best, and what is not significantly worse, marked."""
+def table(study: Study, columns: Sequence[Column] | None = None) -> None:
+    """Methods x tasks with intervals; best, and what is not significantly worse, marked. columns: all if not given."""
     if not study.runs:
         say("No results, so there is no table.")
         return
-    body = html_body(summarise(study.results))
+    made = summarise(study.results)
+    body = html_body(made if columns is None else only(made, [c for c in columns if c in made.columns]))
     display(HTML(f'<style>{STYLE}</style><div style="overflow-x:auto">{body}</div>'))
 
 
@@ -297,12 +298,12 @@ def over_seeds(rows: Mapping[int, Any]) -> Interval | None:
 
 
 def variants(study: Study, method: str) -> None:
-    """Every variant of a method on all tasks, as a table."""
+    """Every variant of a method on all tasks, as a table of each task's first metric and of LPIPS."""
     part = study.where(r for r in study.runs if r.result.method == method and len(r.result.tasks) == len(study.tasks))
     if len({repr(sorted(studies.options(run.result).items())) for run in part.complete}) < 2:
         say(f"The results hold no further variant of {method}.")
         return
-    table(part)
+    table(part, [c for c in part.columns if c in part.headlines or c.metric.startswith("lpips")])
 
 
 # Routers
@@ -583,8 +584,9 @@ def losses(study: Study) -> None:
     """Validation losses of every task over training, each method's central variant on all tasks, mean over seeds."""
     part = studies.main(study)
     runs = [r for r in told(part, "curves") if len(r.result.tasks) == len(study.tasks)]
+    runs = [r for r in runs if any(name.startswith("validation/") for name in r.result.method_report["curves"])]
     if not runs:
-        say("No result carries training curves (runs write them into `method_report`).")
+        say("No result carries validation losses (runs with training.validate_every=N write them).")
         return
     figure, panels = grid(1, len(study.tasks), 2.5, 2.4)
     for axes, task in zip(panels[0], study.tasks, strict=True):

@@ -10,14 +10,13 @@ A result that cannot be read, failed, or was judged otherwise than the others is
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from baselines.published_numbers import aside
 from mtdiff.config import given, refuse
 from mtdiff.rendering import Aside, html, latex, markdown
 from mtdiff.results import find, write_atomically
-from mtdiff.summary import Table, summarise_found
+from mtdiff.summary import Table, only, summarise_found
 
 DEFAULTS = {"results": "runs/*/result.json", "out": "table", "columns": "", "published": "true"}
 
@@ -51,13 +50,11 @@ def write(options: dict[str, str]) -> Iterator[Path]:
 
 def narrowed(table: Table, names: Sequence[str]) -> Table:
     """The table with the columns `task/metric` alone; all of them where none is named."""
-    there = [f"{column.task}/{column.metric}" for column in table.columns]
+    there = {f"{column.task}/{column.metric}": column for column in table.columns}
     for name in names:
         if name not in there:
-            raise refuse("columns", name, there)
-    places = [there.index(name) for name in names] or list(range(len(there)))
-    lines = [replace(line, cells=[line.cells[k] for k in places]) for line in table.lines]
-    return replace(table, columns=[table.columns[k] for k in places], lines=lines)
+            raise refuse("columns", name, list(there))
+    return only(table, [there[name] for name in names] or table.columns)
 
 
 def main(arguments: list[str]) -> int:

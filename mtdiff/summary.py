@@ -5,7 +5,7 @@ such models form one line together. A column holds what was judged in the same w
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -108,11 +108,12 @@ def summarise(results: Sequence[Result]) -> Table:
     tasks = list(dict.fromkeys(column.task for column in columns))
     columns.sort(key=lambda column: tasks.index(column.task))
     groups = _groups(results)
-    labels, rules = _labels(groups), {task: commonest(results, task) for task in tasks}
+    rules = {task: commonest(results, task) for task in tasks}
+    labels, notes = _labels(groups)
     lines = [
         Line(labels[k], [_cell(c, runs, rules[c.task]) for c in columns], _cost(runs)) for k, runs in groups.items()
     ]
-    return Table(columns, [*_ranked(lines, columns), *_references(results, columns, rules)], list(_notes(results)))
+    return Table(columns, [*_ranked(lines, columns), *_references(results, columns, rules)], [*notes, *_notes(results)])
 
 
 # Grouping
@@ -139,19 +140,51 @@ def _groups(results: Sequence[Result]) -> dict[Key, list[Result]]:
     return dict(groups)
 
 
-def _labels(groups: Mapping[Key, list[Result]]) -> dict[Key, str]:
-    """The method, and whatever else tells a line from the others."""
+def _usual(kin: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
+    """Settings that are not the same in all lines -> the value that most lines have (None: they lack it)."""
+    names = dict.fromkeys(name for settings in kin for name in settings)
+    found = {name: Counter(settings.get(name) for settings in kin) for name in names}
+    return {name: counts.most_common(1)[0][0] for name, counts in found.items() if len(counts) > 1}
+
+
+def _mark(name: str, value: str | None) -> str:
+    """`method.experts=4`; of a dotted class the last part alone."""
+    if value is None:
+        return f"no {name}"
+    if name.endswith("._target_"):
+        name, value = name.removesuffix("._target_"), value.strip("'").rpartition(".")[-1]
+    return f"{name}={value}"
+
+
+def _labels(groups: Mapping[Key, list[Result]]) -> tuple[dict[Key, str], list[str]]:
+    """The method, and whatever else tells a line from the others; notes that complete it.
+
+    Where lines differ in more than one setting, each names those in which it differs from most of them.
+    """
     every = list(dict.fromkeys(task for runs in groups.values() for run in runs for task in run.tasks))
     backbones, data = ({key[i] for key in groups} for i in (1, 2))
-    labels = {}
+    labels: dict[Key, str] = {}
+    notes: dict[Key, str] = {}
     for key in groups:
         method, backbone, source, scope, settings = key
         marks = [backbone] * (len(backbones) > 1) + [source] * (len(data) > 1)
         marks += [] if set(scope) == set(every) or len(every) == 1 else [" + ".join(scope)]
-        kin = [dict(k[-1]) for k in groups if k[:-1] == key[:-1]]
-        marks += [f"{name}={value}" for name, value in settings if any(k.get(name) != value for k in kin)]
+        own, usual = dict(settings), _usual([dict(k[-1]) for k in groups if k[:-1] == key[:-1]])
+        told = [name for name in usual if len(usual) == 1 or own.get(name) != usual[name]]
+        if len(usual) > 1:
+            rest = ", ".join(_mark(name, value) for name, value in usual.items() if value is not None)
+            name = method + (f" ({', '.join(marks)})" if marks else "")
+            notes[key[:-1]] = f"{name}, where a line says nothing else: {rest}."
+        marks += [_mark(name, own.get(name)) for name in told]
         labels[key] = method + (f" ({', '.join(marks)})" if marks else "")
-    return labels
+    return labels, list(notes.values())
+
+
+def only(table: Table, columns: Sequence[Column]) -> Table:
+    """The table with some of its columns, in that order."""
+    places = [table.columns.index(column) for column in columns]
+    lines = [replace(line, cells=[line.cells[k] for k in places]) for line in table.lines]
+    return replace(table, columns=list(columns), lines=lines)
 
 
 # Values

@@ -296,6 +296,27 @@ def test_other_options_make_another_line_named_by_them() -> None:
     assert labels([result(), result(tasks=["edit", "sr"])]) == ["mtu (edit + inpaint)", "mtu (edit + sr)"]
 
 
+def test_lines_that_differ_in_several_options_name_what_is_unusual() -> None:
+    """Each line its own, and the table says what all others have."""
+
+    def one(seed: int = 0, **method: object) -> Result:
+        weighting = {"_target_": method.pop("weighting", "mtdiff.balancing.Uniform")}
+        return result(seed=seed, config={"seed": seed, "method": {"experts": 4, **method}, "balancing": weighting})
+
+    runs = [one(experts=1), one(experts=8), one(weighting="mtdiff.balancing.MinSNR"), one(), one(1), one(shift=2)]
+    table = summarise(runs)
+    assert [line.label for line in table.lines] == [
+        "mtu (method.experts=1)",
+        "mtu (method.experts=8)",
+        "mtu (balancing=MinSNR)",
+        "mtu",
+        "mtu (method.shift=2)",
+    ]
+    assert "mtu, where a line says nothing else: balancing=Uniform, method.experts=4." in table.notes
+    lacking = [one(shift=2), one(shift=2, experts=1), one(experts=1), one(shift=2, experts=8)]
+    assert labels(lacking)[:3] == ["mtu (method.experts=4)", "mtu", "mtu (no method.shift)"]
+
+
 def test_single_task_models_form_one_line() -> None:
     single = [
         result("finetune", seed, [row(10.0 + seed, task)], tasks=[task], config={"seed": seed, "tasks": [task]})
