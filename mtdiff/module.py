@@ -176,7 +176,7 @@ class MultiTaskModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         options = dict(self.optimizer_options)
         shape = [options.pop(key, default) for key, default in (("steps", 1), ("warmup", 0), ("decay", 0.0))]
-        groups: list[dict[str, Any]] = [{"params": [p for p in self.denoiser.parameters() if p.requires_grad]}]
+        groups = self.parameter_groups(options.get("lr", 0.0))
         learned = list(self.balancing.parameters())
         if learned:
             groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
@@ -184,6 +184,13 @@ class MultiTaskModule(lightning.LightningModule):
         optimizer = make(name, groups, fused, options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What is trained, by the method's factors of the learning rate; those of factor 1 first."""
+        groups: dict[float, list[Any]] = {1.0: []}
+        for name, parameter in self.denoiser.trained().items():
+            groups.setdefault(self.denoiser.method.rate(name), []).append(parameter)
+        return [{"params": params, "lr": factor * lr} for factor, params in groups.items() if params]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained or added, as the strategy has gathered it (on the first process alone, if sharded)."""

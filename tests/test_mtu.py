@@ -16,6 +16,7 @@ from mtdiff.denoiser import Denoiser
 from mtdiff.methods.experts import ExpertInput, Experts
 from mtdiff.methods.geglu_loop import GegluLoop
 from mtdiff.methods.mtu import MTU
+from mtdiff.module import MultiTaskModule
 from mtdiff.routing import Routing
 
 WIDTH = 16  # 64 hidden units
@@ -160,6 +161,23 @@ def test_dropout_of_hidden_units_is_not_lost(monkeypatch: pytest.MonkeyPatch) ->
     layer, x = upcycled(FeedForward(WIDTH, dropout=0.5), experts=4), torch.randn(4, 5, WIDTH)
     assert layer.train().way(x) == "at_once"
     assert layer.eval().way(x) == "by_expert"
+
+
+@pytest.mark.parametrize("router_rate", [1.0, 0.02])
+def test_routers_and_task_embeddings_may_learn_more_slowly(tiny_unet: Backbone, router_rate: float) -> None:
+    denoiser = Denoiser(tiny_unet, MTU(experts=2, router_rate=router_rate), TASKS)
+    groups = MultiTaskModule(denoiser, {"lr": 1e-3}, {}).configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    assert len(groups) == (1 if router_rate == 1 else 2)
+    assert len(rates) == len(denoiser.trained())
+    for name, parameter in denoiser.trained().items():
+        slow = "router" in name or name == "mtu_task_embedding.weight"
+        assert rates[id(parameter)] == pytest.approx(1e-3 * (router_rate if slow else 1)), name
+
+
+def test_the_rate_of_routers_is_a_number() -> None:
+    with pytest.raises(ValueError, match=r"method.router_rate=-1: expected a finite number"):
+        MTU(router_rate=-1)
 
 
 @pytest.mark.parametrize(("experts", "granularity"), [(1, None), (2, None), (4, None), (8, None), (16, None)])

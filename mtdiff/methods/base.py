@@ -36,6 +36,10 @@ class Method(ABC):
         taskwise = (m for m in backbone.denoiser.modules() if isinstance(m, TaskConv2d | TaskLayerNorm))
         return [p for m in taskwise for p in m.parameters()]
 
+    def rate(self, name: str) -> float:
+        """Factor of the learning rate for the trained parameter of this name in the denoising network."""
+        return 1.0
+
     def fold(self, backbone: Backbone, task: int) -> None:
         """Turn the adapted `backbone.denoiser` in place into a plain diffusers network for one task.
 

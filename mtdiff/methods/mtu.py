@@ -15,6 +15,9 @@ Not given in the paper, decided here:
 - each expert has an output bias, copied, which w mixes to the original at the start;
 - one LayerNorm per (task, block), starting from the block's own; `per_expert_norm` is the ablation;
 - top-k keeps the first of equal weights;
+- one learning rate for all, as far as the paper tells; `router_rate` slows routers and task embeddings down. Where the
+  rate is far above the paper's 1e-4, the routers' ReLU units die and tasks get the same weights: on nano at 6e-3 1.3 %
+  of them lived after 480 steps, with `router_rate=0.02` 47 % (seed 0), the metrics being alike;
 - widths of the task embedding and of the router: free, 64 each, small beside the experts (768 each would give the
   paper's parameter counts for SD 1.5).
 Ours, not the paper's: `router_input="task_timestep"` adds the sinusoidal embedding of the time to e_task.
@@ -40,7 +43,8 @@ class MTU(Method):
 
     top_k: only the k largest weights, renormalised (the paper's ablation). None: all experts, as published.
     rescale: divide w by G. per_expert_norm: a gain and shift per (task, expert) after the block's own, frozen norm, in
-    place of one LayerNorm per task. router_input: what the router looks at.
+    place of one LayerNorm per task. router_input: what the router looks at. router_rate: factor of the learning rate
+    for routers and task embeddings.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class MTU(Method):
         router_input: Literal["task", "task_timestep"] = "task",
         embedding_width: int = 64,
         router_width: int = 64,
+        router_rate: float = 1.0,
     ) -> None:
         if experts < 1:
             raise ValueError(f"method.experts={experts}: expected at least 1")
@@ -62,7 +67,9 @@ class MTU(Method):
             raise ValueError(f"method.granularity={granularity}: expected a positive number, or null for 1/experts")
         if router_input not in ("task", "task_timestep"):
             raise ValueError(f"method.router_input={router_input!r}: expected 'task' or 'task_timestep'")
-        self.embedding_width = embedding_width
+        if not 0 <= router_rate < float("inf"):
+            raise ValueError(f"method.router_rate={router_rate}: expected a finite number of at least 0")
+        self.embedding_width, self.router_rate = embedding_width, router_rate
         self.options = ExpertOptions(
             experts,
             1 / experts if granularity is None else granularity,
@@ -80,6 +87,9 @@ class MTU(Method):
         cover = o.experts * o.granularity
         complete = o.top_k is None or o.top_k == o.experts
         return (o.rescale or o.granularity == 1) and complete and abs(cover - round(cover)) < 1e-9
+
+    def rate(self, name: str) -> float:
+        return self.router_rate if ".router." in name or EMBEDDING in name else 1.0
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         device = next(backbone.denoiser.parameters()).device
