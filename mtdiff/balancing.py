@@ -51,25 +51,6 @@ class MinSNR(Weighting):
         return losses * diffusion.snr(t).clamp_max(self.gamma) * diffusion.clean_error(t)
 
 
-class Shift(Weighting):
-    """More weight for larger times: x = t / T costs as much as if it were drawn as s u / (1 + (s - 1) u), u uniform.
-
-    That is the shift of arXiv 2403.03206, eq. 23, which draws times so for a flow model. Here (ours) times stay uniform
-    and the density of shifted ones, s / (s - (s - 1) x)^2, weighs them: the same loss on average, for every schedule.
-    The weights go from 1 / s to s.
-    """
-
-    def __init__(self, shift: float = 3.0) -> None:
-        super().__init__()
-        if not 0 < shift < float("inf"):
-            raise ValueError(f"balancing.weighting.shift={shift}: expected a positive number")
-        self.shift = shift
-
-    def forward(self, losses: Tensor, t: Tensor, diffusion: Diffusion) -> Tensor:
-        x = (t if diffusion.flow else t + 0.5) / diffusion.steps  # (B,) in (0, 1]
-        return losses * self.shift / (self.shift - (self.shift - 1) * x) ** 2
-
-
 class Uncertainty(Weighting):
     """ANT-UW: noise levels are tasks, weighted by learned uncertainties (arXiv 2306.00354; Kendall et al. 1705.07115).
 

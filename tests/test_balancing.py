@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mtdiff.balancing import (
     Balancing,
     MinSNR,
-    Shift,
     Uncertainty,
     Uniform,
     backward_without_conflicts,
@@ -64,20 +63,6 @@ def test_min_snr_caps_the_error_of_the_clean_latent(name: str) -> None:
     losses = error.pow(2).mean((1, 2, 3))
     expected = torch.minimum((signal / level).flatten() ** 2, torch.tensor(5.0)) * clean_error
     torch.testing.assert_close(MinSNR(5.0)(losses, t, diffusion), expected, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
-def test_shift_weighs_uniform_times_as_if_they_were_drawn_shifted(name: str, shift: float) -> None:
-    """The mean of any function of time is that over shifted times."""
-    diffusion = Diffusion(SCHEDULERS[name])
-    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    shifted = shift * u / (1 + (shift - 1) * u)
-    t = diffusion.steps * u if diffusion.flow else torch.arange(diffusion.steps)
-    x = t / diffusion.steps if diffusion.flow else (t + 0.5) / diffusion.steps
-    for power in (0, 1, 4):
-        weighed = Shift(shift)(x**power, t, diffusion).mean()
-        torch.testing.assert_close(weighed.double(), (shifted**power).mean(), rtol=1e-4, atol=0)
 
 
 def test_uncertainty_learns_the_logarithm_of_each_clusters_error() -> None:
@@ -190,7 +175,6 @@ def test_factor_of_a_task_scales_its_gradient_alone() -> None:
     ("build", "message"),
     [
         (lambda: MinSNR(0), "balancing.weighting.gamma=0"),
-        (lambda: Shift(0), "balancing.weighting.shift=0"),
         (lambda: Uncertainty(0), "balancing.weighting.clusters=0"),
         (lambda: Uncertainty(8, 0), "balancing.weighting.lr=0"),
         (lambda: Balancing(Uniform(), {"edit": -1}), "balancing.weights.edit=-1"),
