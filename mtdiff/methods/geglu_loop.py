@@ -35,10 +35,10 @@ class GegluLoop(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, w: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # (R, C)
         out, kept = torch.zeros_like(rows), []
-        for i, (value, gate, back) in enumerate(slices(output, w)):
-            a, g = (product(rows, weight[part], None if bias is None else bias[part]) for part in (value, gate))
+        for i, (units, gates) in enumerate(slices(output, w)):
+            a, g = (product(rows, weight[part], None if bias is None else bias[part]) for part in (units, gates))
             hidden = weighed(a * torch.nn.functional.gelu(g), w[:, i])  # (R, M')
-            out.addmm_(hidden, output[:, back].t())
+            out.addmm_(hidden, output[:, units].t())
             kept += [a, g]
         ctx.save_for_backward(x, weight, bias, output, w, *kept)
         return out.view(x.shape)
@@ -54,17 +54,17 @@ class GegluLoop(torch.autograd.Function):
         )
         if dx is not None:
             dx.zero_()
-        for i, (value, gate, back) in enumerate(slices(output, w)):
+        for i, (units, gates) in enumerate(slices(output, w)):
             a, g = kept[2 * i : 2 * i + 2]
             active = torch.nn.functional.gelu(g)
-            unit, dunit = a * active, grad @ output[:, back]  # (R, M'), before they are weighed
+            unit, dunit = a * active, grad @ output[:, units]  # (R, M'), before they are weighed
             if dw is not None:
                 dw[:, i] = (unit * dunit).view(len(w), -1).sum(1)
             if doutput is not None:
-                torch.mm(grad.t(), weighed(unit, w[:, i]), out=doutput[:, back])
+                torch.mm(grad.t(), weighed(unit, w[:, i]), out=doutput[:, units])
             dunit = weighed(dunit, w[:, i])
             dg = torch.ops.aten.gelu_backward(dunit * a, g)
-            for part, d in ((value, dunit.mul_(active)), (gate, dg)):
+            for part, d in ((units, dunit.mul_(active)), (gates, dg)):
                 if dweight is not None:
                     torch.mm(d.t(), rows, out=dweight[part])
                 if dbias is not None:
@@ -74,14 +74,13 @@ class GegluLoop(torch.autograd.Function):
         return None if dx is None else dx.view(x.shape), dweight, dbias, doutput, dw
 
 
-def slices(output: Tensor, w: Tensor) -> list[tuple[slice, slice, slice]]:
-    """For every expert: its values' and its gates' rows of the first weight, its columns of the output weight."""
+def slices(output: Tensor, w: Tensor) -> list[tuple[slice, slice]]:
+    """For every expert: its units, which are the values' rows of the first weight and the columns of the output weight,
+    and its gates' rows of the first weight."""
     experts = w.shape[1]
     each = output.shape[1] // experts
-    starts = [i * each for i in range(experts)]
-    columns = [slice(start, start + each) for start in starts]
-    gates = [slice(start + experts * each, start + (experts + 1) * each) for start in starts]
-    return list(zip(columns, gates, columns, strict=True))
+    every = [slice(i * each, (i + 1) * each) for i in range(2 * experts)]
+    return list(zip(every[:experts], every[experts:], strict=True))
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
