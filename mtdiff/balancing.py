@@ -80,12 +80,22 @@ class Uncertainty(Weighting):
 class Balancing(nn.Module):
     """weighting: over time. weights: factor of a task's loss, 1 where not named (its share of the batch is another
     matter: `weights` of the run). pcgrad: project conflicting gradients of tasks on each other (arXiv 2001.06782).
+    time_shift: draws training times from noisier parts (above 1) of the schedule (`Diffusion.times`); 1: uniform ones.
 
     PCGrad keeps a gradient per task: T times the trained numbers in memory, and a backward pass per task.
     """
 
-    def __init__(self, weighting: Weighting, weights: Mapping[str, float] | None = None, pcgrad: bool = False) -> None:
+    def __init__(
+        self,
+        weighting: Weighting,
+        weights: Mapping[str, float] | None = None,
+        pcgrad: bool = False,
+        time_shift: float = 1.0,
+    ) -> None:
         super().__init__()
+        if not 0 < time_shift < float("inf"):
+            raise ValueError(f"balancing.time_shift={time_shift}: expected a positive, finite number")
+        self.time_shift = time_shift
         self.weighting, self.weights, self.pcgrad = weighting, dict(weights or {}), pcgrad
         for name, value in self.weights.items():
             if not 0 <= value < float("inf"):

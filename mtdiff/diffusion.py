@@ -28,11 +28,17 @@ class Diffusion:
             raise ValueError(f"scheduler.prediction_type={self.prediction!r}: expected one of {', '.join(PREDICTIONS)}")
         self.alphas = None if self.flow else scheduler.alphas_cumprod.double()
 
-    def times(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Uniform training times (B,): whole numbers in [0, T), for flows real ones in (0, T]."""
-        if self.flow:
-            return self.steps * (1 - torch.rand(number, generator=generator))
-        return torch.randint(self.steps, (number,), generator=generator)
+    def times(self, number: int, generator: torch.Generator | None = None, shift: float = 1.0) -> Tensor:
+        """Training times (B,): whole numbers in [0, T), for flows real ones in (0, T].
+
+        Uniform, or, with a shift s other than 1, t / T = s u / (1 + (s - 1) u) of a uniform u: SD3's shift of a
+        flow's times (arXiv 2403.03206, eq. 23), here of any schedule's. Above 1, more of them are noisy ones.
+        """
+        if not self.flow and shift == 1:
+            return torch.randint(self.steps, (number,), generator=generator)
+        u = 1 - torch.rand(number, generator=generator)  # (0, 1]
+        t = self.steps * (shift * u / (1 + (shift - 1) * u))
+        return t if self.flow else t.long().clamp_max(self.steps - 1)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise level at times t, each (B, 1, 1, 1) float32."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mtdiff.files import check_header, read_json, reason
 from mtdiff.folder import RunError
-from mtdiff.module import Draws, MultiTaskModule
+from mtdiff.module import MultiTaskModule
 from mtdiff.parallel import first, whole
 from mtdiff.results import write_atomically
 from mtdiff.types import Batch
@@ -109,10 +109,9 @@ class Finite(Callback):
 def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple[dict[str, Any], str]:
     """What is known of a fault, and where it is in few words."""
     batch = Batch.cat([part.batch for part in parts])
-    shape = module.denoiser.backbone.latent_shape
-    times = Draws.of(batch, shape, module.diffusion).t.tolist()
     with torch.no_grad():
-        errors = torch.cat([module.errors(part.batch, module.dropout)[0] for part in parts]).tolist()
+        found = [module.training_errors(part.batch) for part in parts]
+    errors, times = (torch.cat(values).tolist() for values in zip(*found, strict=True))
     examples = [
         {"key": key, "task": module.tasks[task], "t": t, "seed": seed, "prompt": prompt, "error": str(error)}
         for key, task, t, seed, prompt, error in zip(
@@ -197,7 +196,7 @@ class Replayed:
 def replay(module: MultiTaskModule, batch: Batch) -> Replayed:
     """The loss of one batch and its gradients, without a step. The weights of tasks are left aside."""
     batch = batch.to(module.device)
-    errors, t = module.errors(batch, module.dropout)
+    errors, t = module.training_errors(batch)
     loss = module.balancing.weighting(errors, t, module.diffusion).mean()
     loss.backward()
     gradients = ((k, p.grad) for k, p in module.named_parameters() if p.grad is not None)

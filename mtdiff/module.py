@@ -36,11 +36,11 @@ class Draws:
     u: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, shape: tuple[int, int, int], diffusion: Diffusion) -> "Draws":
+    def of(cls, batch: Batch, shape: tuple[int, int, int], diffusion: Diffusion, time_shift: float = 1.0) -> "Draws":
         """A pure function of each example's own seed, so that neither batches nor ranks nor resumption change it."""
         generators = [torch_rng(seed, "draws") for seed in batch.seed]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-        t = torch.cat([diffusion.times(1, g) for g in generators])
+        t = torch.cat([diffusion.times(1, g, time_shift) for g in generators])
         u = torch.cat([torch.rand(1, generator=g) for g in generators])
         device = batch.target.device
         return cls(noise.to(device), t.to(device), u.to(device))
@@ -91,7 +91,7 @@ class MultiTaskModule(lightning.LightningModule):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        errors, t = self.errors(batch, self.dropout)  # (B,)
+        errors, t = self.training_errors(batch)  # (B,)
         weighted = self.balancing.weighting(errors, t, self.diffusion)  # (B,)
         number = len(self.tasks)
         count = per_task_sum(torch.ones_like(errors), batch.task, number)
@@ -113,10 +113,14 @@ class MultiTaskModule(lightning.LightningModule):
                 self.log(f"{stage}/loss/{name}", value, batch_size=int(n))
         self.log(f"{stage}/loss", means.sum(), prog_bar=True, batch_size=int(count.sum()))
 
-    def errors(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
+    def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`errors` as training draws them: with conditioning dropout, at shifted times."""
+        return self.errors(batch, self.dropout, self.balancing.time_shift)
+
+    def errors(self, batch: Batch, dropout: Dropout | None = None, time_shift: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
-        draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion)
+        draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion, time_shift)
         encoder = backbone if self.cache is None else self.cache
         latent = encoder.encode(batch.target)
         condition = encode_condition(encoder, batch)
