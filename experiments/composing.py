@@ -12,14 +12,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.config import PACKAGES, ConfigError, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.config import PACKAGES, SECTIONS, ConfigError, check, check_arguments, construct, nearest, refuse, signature
 from mtdiff.files import shown
 from mtdiff.folder import Interrupted, RunError
 from mtdiff.precheck import check_constructors, check_run, check_shape
 from mtdiff.suites import IN_USE, InUse
 
 CONFIGS = Path(__file__).parent / "configs"
-SECTIONS = {"training": "Training", "speed": "Speed", "sampling": "Sampling", "evaluation": "Evaluation"}
 
 
 def guarded(action: Callable[[], None]) -> None:
@@ -114,9 +113,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))  # type: ignore[assignment]
     check_shape(plain, {*own, *groups(), *SECTIONS} - {"defaults", "hydra"})
-    for section, cls in SECTIONS.items():
-        given = plain[section]
-        check_arguments(section, list(signature(f"mtdiff.settings.{cls}")), given)
+    for section, dotted in SECTIONS.items():
+        check_arguments(section, list(signature(dotted)), plain[section])
     check(plain, packages=(*PACKAGES, *plain["packages"]))
     check_run(plain, own["logger"])
     return plain
@@ -126,7 +124,8 @@ def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The light settings objects, whose constructors check values."""
     from mtdiff import settings
 
-    made: dict[str, Any] = {name: getattr(settings, cls)(**plain[name]) for name, cls in SECTIONS.items()}
+    classes = {name: getattr(settings, dotted.rpartition(".")[2]) for name, dotted in SECTIONS.items()}
+    made: dict[str, Any] = {name: cls(**plain[name]) for name, cls in classes.items()}
     return {**made, "metrics": construct(plain["metrics"])}
 
 

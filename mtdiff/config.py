@@ -30,6 +30,8 @@ KINDS = {
 }
 """What the classes at some places of a configuration must be; those below `task` are tasks."""
 TASK = "mtdiff.tasks.Task"
+SECTIONS = {name.lower(): f"mtdiff.settings.{name}" for name in ("Training", "Speed", "Sampling", "Evaluation")}
+"""Parts of a configuration that are the fields of a dataclass."""
 
 
 class ConfigError(ValueError):
@@ -40,7 +42,11 @@ class ConfigError(ValueError):
 class Argument:
     name: str
     annotation: ast.expr | None
-    required: bool
+    default: ast.expr | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
 
 
 def construct(node: Any) -> Any:
@@ -128,6 +134,31 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
             raise ConfigError(f"{key}.{argument.name}: has to be given, {describe(argument.annotation)}")
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of any age, with the options that it does not know at today's defaults of their constructors."""
+    return {
+        name: with_defaults(completed_node(node), SECTIONS[name]) if name in SECTIONS else completed_node(node)
+        for name, node in config.items()
+    }
+
+
+def completed_node(node: Any) -> Any:
+    if isinstance(node, list | tuple):
+        return [completed_node(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    inner = {name: completed_node(child) for name, child in node.items()}
+    return with_defaults(inner, str(inner["_target_"])) if "_target_" in inner else inner
+
+
+def with_defaults(node: Any, dotted: str) -> Any:
+    """node with the arguments that it lacks, as far as the source is this project's and says them literally."""
+    if not isinstance(node, Mapping) or dotted.split(".")[0] not in PACKAGES or definition(dotted) is None:
+        return node
+    missing = (a for a in signature(dotted) if a.name not in node and isinstance(a.default, ast.Constant))
+    return {**node, **{a.name: a.default.value for a in missing}}  # type: ignore[union-attr]
+
+
 def signature(dotted: str, key: str = "") -> Iterator[Argument]:
     """Arguments of a function, of a class's `__init__`, or the fields of a dataclass, read from its source."""
     found, module = definition(dotted), dotted.rpartition(".")[0]
@@ -191,9 +222,11 @@ def arguments_of(definition: ast.ClassDef | ast.FunctionDef) -> Iterator[Argumen
     if init:
         yield from list(parameters(init[0]))[1:]
         return
+    if not definition.decorator_list:  # no dataclass: annotated names are attributes
+        return
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and "ClassVar" not in ast.dump(node):
-            yield Argument(node.target.id, node.annotation, node.value is None)
+            yield Argument(node.target.id, node.annotation, node.value)
 
 
 def unaliased(annotation: ast.expr | None, body: Sequence[ast.stmt]) -> ast.expr | None:
@@ -210,11 +243,9 @@ def unaliased(annotation: ast.expr | None, body: Sequence[ast.stmt]) -> ast.expr
 def parameters(function: ast.FunctionDef) -> Iterator[Argument]:
     args = function.args
     positional = [*args.posonlyargs, *args.args]
-    first_default = len(positional) - len(args.defaults)
-    for i, a in enumerate(positional):
-        yield Argument(a.arg, a.annotation, i < first_default)
-    for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        yield Argument(a.arg, a.annotation, default is None)
+    defaults = [*[None] * (len(positional) - len(args.defaults)), *args.defaults, *args.kw_defaults]
+    for a, default in zip([*positional, *args.kwonlyargs], defaults, strict=True):
+        yield Argument(a.arg, a.annotation, default)
 
 
 @cache

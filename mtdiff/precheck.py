@@ -130,7 +130,8 @@ def check_logger(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Values are of the kind of their defaults; null stands for a text."""
     texts = ast.parse("list[str]", mode="eval").body
     arguments = [
-        Argument(k, texts if isinstance(v, list) else ANNOTATIONS[type(v)], False) for k, v in defaults.items()
+        Argument(k, texts if isinstance(v, list) else ANNOTATIONS[type(v)], ast.Constant(None))
+        for k, v in defaults.items()
     ]
     check_arguments("logger", arguments, {k: v for k, v in given.items() if v is not None or k not in defaults})
 
@@ -149,7 +150,7 @@ def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
 
 
 def check_constructors(plain: Mapping[str, Any]) -> None:
-    """Construct what needs no weights, and drop it: method, tasks, Lightning's Trainer. Imports torch."""
+    """Construct what needs no weights, and drop it: method, balancing, tasks, Lightning's Trainer. Imports torch."""
     if len(set(sides(plain).values())) > 1:
         both = " and ".join(f"{key}={side}" for key, side in sides(plain).items())
         raise ConfigError(f"{both}: expected the same side for both")
@@ -158,7 +159,7 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
 
     from mtdiff.parallel import trainer_arguments
 
-    for node in (plain["method"], *(plain["task"][name] for name in plain["tasks"])):
+    for node in (plain["method"], plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
     try:
         lightning.Trainer(

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mtdiff.config import completed
 from mtdiff.results import Result
 
 JUDGED_BY = ("data", "metrics", "evaluation.split", "evaluation.per_task", "evaluation.seed")
@@ -28,11 +29,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
+def every_option(result: Result) -> dict[str, Any]:
+    """A run's configuration as {dotted key: leaf}; options that are newer than the run have their defaults."""
+    return flatten(completed(result.config))
+
+
 def protocol(result: Result, task: str) -> Protocol:
     """Everything by which this task's rows of a result were made from a trained model."""
     roots = (*JUDGED_BY, *SAMPLED_BY, f"sampling.guidance.{task}", f"task.{task}")
     below = tuple(f"{root}." for root in roots)
-    found = {k: v for k, v in flatten(result.config).items() if k in roots or k.startswith(below)}
+    found = {k: v for k, v in every_option(result).items() if k in roots or k.startswith(below)}
     versions = {f"version of {name}": result.versions[name] for name in LIBRARIES if name in result.versions}
     return {"data": result.data, **found, **versions}
 

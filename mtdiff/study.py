@@ -12,12 +12,13 @@ from typing import Any
 
 from mtdiff.comparison import paired
 from mtdiff.metrics.bootstrap import Interval, seed_interval
-from mtdiff.protocol import commonest, flatten, protocol, unlike
+from mtdiff.protocol import commonest, every_option, protocol, unlike
 from mtdiff.results import RUN, Direction, Found, Result, Row, find
 from mtdiff.summary import VOLATILE, Column
 
 Options = Mapping[str, Any]
-OWN = ("training.steps", "training.cache", "training.lr")
+RATE = "training.lr"
+OWN = ("training.steps", "training.cache", RATE)
 """Settings of training that runs of one study may have of their own; examples are counted instead of steps."""
 
 
@@ -94,7 +95,7 @@ def shown(one: Found) -> str:
 
 def identity(result: Result) -> str:
     """Equal for two files of the same run."""
-    options = {k: v for k, v in flatten(result.config).items() if not volatile(k) or k == "seed"}
+    options = {k: v for k, v in every_option(result).items() if not volatile(k) or k == "seed"}
     return repr((result.method, result.backbone, result.data, result.tasks, result.seed, sorted(options.items())))
 
 
@@ -105,7 +106,7 @@ def volatile(key: str) -> bool:
 def setup(result: Result) -> dict[str, Any]:
     """What all runs of a study share."""
     training = result.config.get("training") or {}
-    plain = {k: v for k, v in flatten({"training": training}).items() if not volatile(k)}
+    plain = {k: v for k, v in every_option(result).items() if k.startswith("training.") and not volatile(k)}
     kept = {k: v for k, v in plain.items() if k not in OWN}
     per_step = training.get("batch_size", 0) * training.get("accumulate", 1)
     weights = result.config.get("weights") or {}
@@ -150,8 +151,7 @@ def judged_alike(runs: Sequence[Run]) -> list[Run]:
 
 def options(result: Result) -> dict[str, Any]:
     """What a method and its balancing can be told, and its learning rate."""
-    told = flatten({key: result.config.get(key) or {} for key in ("method", "balancing")})
-    return {**told, "training.lr": (result.config.get("training") or {}).get("lr")}
+    return {k: v for k, v in every_option(result).items() if k.split(".")[0] in ("method", "balancing") or k == RATE}
 
 
 def central(runs: Sequence[Run]) -> Options:

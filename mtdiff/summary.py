@@ -12,7 +12,7 @@ from typing import Any
 
 from mtdiff.comparison import Scores, paired
 from mtdiff.metrics.bootstrap import Interval, seed_interval
-from mtdiff.protocol import Protocol, commonest, flatten, protocol, unlike
+from mtdiff.protocol import Protocol, commonest, every_option, protocol, unlike
 from mtdiff.results import RUN, Direction, Found, Result, Row
 
 VOLATILE = (
@@ -123,7 +123,7 @@ def _settings(result: Result) -> dict[str, Any]:
     """What makes this run's configuration another one, except the task of a single-task model."""
     ignored = VOLATILE + (("tasks",) if len(result.tasks) == 1 else ())
     below = tuple(f"{key}." for key in ignored)
-    return {k: v for k, v in flatten(result.config).items() if k not in ignored and not k.startswith(below)}
+    return {k: v for k, v in every_option(result).items() if k not in ignored and not k.startswith(below)}
 
 
 def _kin(result: Result) -> Key:

@@ -27,7 +27,7 @@ from mtdiff.denoiser import Denoiser
 from mtdiff.diffusion import Diffusion
 from mtdiff.methods.mtu import MTU
 from mtdiff.module import MultiTaskModule
-from mtdiff.rng import numpy_rng
+from mtdiff.rng import numpy_rng, torch_rng
 
 FILES = sorted((Path(__file__).parents[1] / "experiments" / "configs" / "balancing").glob("*.yaml"))
 SCHEDULERS = {
@@ -44,6 +44,27 @@ def module(balancing: Balancing, method: Any = None, **how: Any) -> MultiTaskMod
         backbone.enable_gradient_checkpointing()
     denoiser = Denoiser(backbone, method or MTU(experts=2), TASKS)
     return MultiTaskModule(denoiser, {"lr": 1e-3}, {}, balancing=balancing, **how)
+
+
+def test_time_shift_is_of_training_alone() -> None:
+    """The same draws otherwise; what validates stays uniform, so that runs can be compared."""
+    plain, shifted = module(Balancing(Uniform())), module(Balancing(Uniform(), time_shift=3.0))
+    four = batch()
+    assert torch.equal(plain.training_errors(four)[1], plain.errors(four)[1])
+    assert torch.equal(shifted.errors(four)[1], plain.errors(four)[1])
+    uniform, noisier = plain.training_errors(four)[1], shifted.training_errors(four)[1]
+    assert noisier.tolist() == [shifted.diffusion.times(1, after_noise(seed), 3.0).item() for seed in four.seed]
+    assert not torch.equal(noisier, uniform)
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"balancing.time_shift={wrong}: expected a positive, finite number"):
+            Balancing(Uniform(), time_shift=wrong)
+
+
+def after_noise(seed: int) -> torch.Generator:
+    """A generator of an example's draws, whose noise has been drawn."""
+    generator = torch_rng(seed, "draws")
+    torch.randn(tiny_unet().latent_shape, generator=generator)
+    return generator
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

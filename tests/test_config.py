@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from whole_runs import composed
 
-from mtdiff.config import ConfigError, check, signature
+from mtdiff.config import ConfigError, check, completed, signature
 
 ROOT = Path(__file__).parents[1]
 CASES = [
@@ -124,6 +124,23 @@ def test_signature_reads_classes_functions_and_dataclasses() -> None:
     assert "weights" in {a.name for a in signature("mtdiff.backbones.stable_diffusion.load")}
     required = {a.name for a in signature("mtdiff.settings.Training") if a.required}
     assert required == {"steps", "batch_size", "lr"}
+
+
+def test_a_configuration_is_completed_by_todays_defaults() -> None:
+    """Of constructors and settings of this project; what it says itself stays, and so does what nobody knows."""
+    method = {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
+    weighting = {"_target_": "mtdiff.balancing.MinSNR"}
+    others = {"unknown": {"_target_": "elsewhere.Thing", "a": 1}, "gone": {"_target_": "mtdiff.methods.gone.Gone"}}
+    config = {"method": method, "balancing": {"weighting": weighting}, "training": {"steps": 3}, "seed": 0, **others}
+    found = completed(config)
+    assert found["method"]["experts"] == 8
+    assert found["method"]["router_rate"] == 1.0
+    assert found["balancing"] == {"weighting": {**weighting, "gamma": 5.0}}
+    assert (found["training"]["steps"], found["training"]["accumulate"]) == (3, 1)
+    assert "batch_size" not in found["training"]  # has no default
+    assert {name: found[name] for name in ("seed", *others)} == {"seed": 0, **others}
+    assert completed(found) == found
+    assert config["method"] == {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
 
 
 def test_other_packages_only_by_name() -> None:

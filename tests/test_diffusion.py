@@ -1,5 +1,6 @@
 """Noise, targets and guided sampling against diffusers."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -38,6 +39,29 @@ def test_flow_is_a_straight_line_whose_target_is_its_slope() -> None:
     assert ((t > 0) & (t <= 1000)).all()
     x, slope = ours.noisy(latent, noise, t), ours.target(latent, noise, t)
     torch.testing.assert_close(x - (t / 1000).view(-1, 1, 1, 1) * slope, latent)
+
+
+def test_shifted_times_of_a_flow_are_diffusers_shifted_sigmas() -> None:
+    """Of the same draws; diffusers has them at a thousand times, between which they are interpolated."""
+    plain, shifted = FlowMatchEulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    uniform, noisier = (Diffusion(plain).times(500, torch.Generator().manual_seed(1), s) for s in (1.0, 3.0))
+    expected = np.interp(uniform / 1000, plain.sigmas.flip(0), shifted.sigmas.flip(0))
+    inside = uniform >= 1
+    assert inside.sum() > 490
+    np.testing.assert_allclose((noisier / 1000)[inside], expected[inside], atol=1e-5)
+
+
+def test_shifted_times_of_a_schedule_are_whole_numbers_of_that_distribution() -> None:
+    ours = Diffusion(DDIMScheduler())
+    drawn = {s: ours.times(40_000, torch.Generator().manual_seed(0), s) for s in (0.5, 1.0, 3.0)}
+    for shift, t in drawn.items():
+        assert t.dtype == torch.long
+        assert (t.min() < 10, t.max() > 990) == (True, True)
+        assert ((t >= 0) & (t < 1000)).all()
+        for edge in (250, 500, 750):  # t / T < x where u < x / (s - (s - 1) x)
+            below = edge / 1000 / (shift - (shift - 1) * edge / 1000)
+            assert (t < edge).float().mean().item() == pytest.approx(below, abs=0.01)  # 4 standard errors
+    assert torch.equal(drawn[1.0], torch.randint(1000, (40_000,), generator=torch.Generator().manual_seed(0)))
 
 
 def test_unknown_prediction_type_is_named() -> None:

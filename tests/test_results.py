@@ -289,8 +289,8 @@ def test_seeds_are_averaged_with_students_interval() -> None:
 def test_other_options_make_another_line_named_by_them() -> None:
     other = result(config={"seed": 3, "method": {"experts": 1}})
     assert labels([result(), other, result(seed=1)]) == ["mtu (method.experts=4)", "mtu (method.experts=1)"]
-    elsewhere = {"run_dir": "x", "logger": {"wandb": True}, "training": {"workers": 4}}
-    assert labels([result(), result(config=result().config | elsewhere)]) == ["mtu"]
+    here, elsewhere = {"training": {"workers": 1}}, {"logger": {"wandb": True}, "training": {"workers": 4}}
+    assert labels([result(config=result().config | place) for place in (here, {"run_dir": "x", **elsewhere})]) == ["mtu"]
     assert labels([result(), result("dtr")]) == ["mtu", "dtr"]
     assert labels([result(), result(backbone="sd15")]) == ["mtu (nano)", "mtu (sd15)"]
     assert labels([result(), result(tasks=["edit", "sr"])]) == ["mtu (edit + inpaint)", "mtu (edit + sr)"]
@@ -308,13 +308,22 @@ def test_lines_that_differ_in_several_options_name_what_is_unusual() -> None:
     assert [line.label for line in table.lines] == [
         "mtu (method.experts=1)",
         "mtu (method.experts=8)",
-        "mtu (balancing=MinSNR)",
+        "mtu (balancing=MinSNR, balancing.gamma=5.0)",
         "mtu",
         "mtu (method.shift=2)",
     ]
     assert "mtu, where a line says nothing else: balancing=Uniform, method.experts=4." in table.notes
     lacking = [one(shift=2), one(shift=2, experts=1), one(experts=1), one(shift=2, experts=8)]
     assert labels(lacking)[:3] == ["mtu (method.experts=4)", "mtu", "mtu (no method.shift)"]
+
+
+def test_an_option_that_is_newer_than_a_result_has_its_default() -> None:
+    old, new, other = (
+        result(seed=seed, config={"seed": seed, "method": {"_target_": "mtdiff.methods.mtu.MTU", "experts": 4, **told}})
+        for seed, told in enumerate(({}, {"router_rate": 1.0}, {"router_rate": 0.02}))
+    )
+    assert labels([old, new]) == ["mtu"]
+    assert labels([old, new, other]) == ["mtu (method.router_rate=1.0)", "mtu (method.router_rate=0.02)"]
 
 
 def test_single_task_models_form_one_line() -> None:
