@@ -290,7 +290,9 @@ def test_other_options_make_another_line_named_by_them() -> None:
     other = result(config={"seed": 3, "method": {"experts": 1}})
     assert labels([result(), other, result(seed=1)]) == ["mtu (method.experts=4)", "mtu (method.experts=1)"]
     here, elsewhere = {"training": {"workers": 1}}, {"logger": {"wandb": True}, "training": {"workers": 4}}
-    assert labels([result(config=result().config | place) for place in (here, {"run_dir": "x", **elsewhere})]) == ["mtu"]
+    assert labels([result(config=result().config | place) for place in (here, {"run_dir": "x", **elsewhere})]) == [
+        "mtu"
+    ]
     assert labels([result(), result("dtr")]) == ["mtu", "dtr"]
     assert labels([result(), result(backbone="sd15")]) == ["mtu (nano)", "mtu (sd15)"]
     assert labels([result(), result(tasks=["edit", "sr"])]) == ["mtu (edit + inpaint)", "mtu (edit + sr)"]

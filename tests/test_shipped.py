@@ -1,6 +1,7 @@
 """The adapters inside the package: a model of four tasks before anyone has trained."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from run_folders import make_run
+from run_folders import about_changed, make_run
 from safetensors.torch import load_file
 
 from mtdiff import adapter, load_run
@@ -43,6 +44,31 @@ def test_it_restores_unseen_emoji_better_than_bicubic() -> None:
     distance = lpips_alex()
     ours, bicubic = (float(distance(x, batch.target).mean()) for x in (answers, batch.source))
     assert ours < 0.7 * bicubic
+
+
+def test_what_is_left_of_the_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base draws most of a few training emoji (chance: 1 in 12); a run is held against the same pictures."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    forgetting = importlib.import_module("forgetting")
+    forgetting.main(["runs=mtu-nano", "number=12", f"out={tmp_path / 'out.json'}"])
+    kept = json.loads((tmp_path / "out.json").read_text())
+    assert (kept["number"], list(kept["rows"])) == (12, ["base", "mtu-nano"])
+    base, run = kept["rows"].values()
+    assert base["own_emoji"] >= 0.6
+    for row, line in zip((base, run), capsys.readouterr().out.splitlines(), strict=True):
+        assert 0 <= row["low"] <= row["own_emoji"] <= row["high"] <= 1
+        assert line.lstrip().startswith(f"{row['own_emoji']:.1%} [")
+    tiny = make_run(tmp_path / "tiny")
+    edits = about_changed(tiny, tmp_path / "edits", lambda about: about.update(tasks=["edit"]))
+    for wrong, words in (
+        ("runs=nope", "no run folder, nor a shipped adapter"),
+        (f"runs=mtu-nano,{tiny}", "another base than mtu-nano"),
+        (f"runs={edits}", "was not trained on text_to_image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            forgetting.main([wrong])
 
 
 def test_sample_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""How much of what the base draws from a caption is left in trained runs: catastrophic forgetting. For data=emoji.
+
+    python experiments/forgetting.py runs='runs/*'             run folders and names of shipped adapters, commas between
+    python experiments/forgetting.py runs=mtu-nano number=200 seed=0 device=cpu out=forgetting.json
+
+Of `number` random captions of training emoji, the share whose picture finds its own emoji among all their truths by
+the nearest AlexNet feature, as nano's model card measures the base. Test examples of text_to_image, compositions that
+the base draws badly itself, hardly tell. The base and all runs, which have to share it, draw from the same noise,
+sampled as the first run samples text_to_image. seed: of captions and noise. Intervals are over captions.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from composing import guarded
+from sample import number
+
+from mtdiff.adapter import About, read_about, shipped
+from mtdiff.config import construct, given
+from mtdiff.files import check_writable
+from mtdiff.results import write_atomically
+
+TASK = "text_to_image"
+DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
+AT_ONCE = 50
+
+
+def found(patterns: str) -> dict[str, About]:
+    """What runs say of themselves, by the name they were found under."""
+    names = [
+        name
+        for pattern in patterns.split(",")
+        for name in ([pattern] if pattern in shipped() else sorted(p for p in glob(pattern) if Path(p).is_dir()))
+    ]
+    if not names:
+        raise ValueError(f"runs={patterns}: no run folder, nor a shipped adapter ({', '.join(shipped())})")
+    every = {name: read_about(Path(name)) for name in dict.fromkeys(names)}
+    first = next(iter(every.values()))
+    for name, about in every.items():
+        if TASK not in about.tasks:
+            raise ValueError(f"{name}: was not trained on {TASK}")
+        if about.backbone != first.backbone:
+            raise ValueError(f"{name}: has another base than {names[0]}")
+    return every
+
+
+def shares(every: dict[str, About], count: int, seed: int, device: str) -> Iterator[tuple[str, Any]]:
+    """(`base` or the run's name, interval of its share), one after the other."""
+    import torch
+
+    from mtdiff.data.emoji import EmojiSource
+    from mtdiff.denoiser import Denoiser
+    from mtdiff.methods.untouched import Untouched
+    from mtdiff.metrics.alexnet import AlexNetEmbedding
+    from mtdiff.metrics.bootstrap import mean_interval
+    from mtdiff.module import MultiTaskModule
+    from mtdiff.pretraining import own, to_float
+    from mtdiff.rng import numpy_rng
+    from mtdiff.runs import check_device, load_run
+
+    check_device(device)
+    about, source = next(iter(every.values())), EmojiSource()
+    portraits = source.portraits("train")
+    if count > len(portraits):
+        raise ValueError(f"number={count}: expected at most {len(portraits)}")
+    chosen = numpy_rng("forgetting", seed).choice(len(portraits), count, replace=False)
+    records = [source.portrait(portraits[i].style, portraits[i].stem) for i in chosen]
+    captions, truth = [r.caption for r in records], to_float(torch.stack([r.image for r in records])).to(device)
+    embed = AlexNetEmbedding(pool=False).to(device)
+
+    def share(module: MultiTaskModule) -> Any:
+        hits = own(draw(module, captions, about, seed), truth, embed).double().cpu().numpy()
+        return mean_interval(hits, numpy_rng("forgetting", seed, "interval"))
+
+    untouched = Denoiser(construct(about.backbone), Untouched(), [TASK])
+    yield "base", share(MultiTaskModule(untouched, {"lr": 0.0}, {}).to(device).eval())
+    for name in every:
+        yield name, share(load_run(name, device).module)
+
+
+def draw(module: Any, captions: list[str], about: About, seed: int) -> Any:
+    """Pictures (B, 3, H, W) of captions, sampled as `about` says."""
+    import torch
+
+    from mtdiff.pretraining import prompted
+    from mtdiff.rng import torch_rng
+    from mtdiff.sampling import Guidance
+
+    module.sampler, module.sampling_steps = about.sampling.sampler, about.sampling.steps
+    guidance, backbone, drawn = Guidance(**about.sampling.guidance.get(TASK, {})), module.denoiser.backbone, []
+    for start in range(0, len(captions), AT_ONCE):
+        plain = prompted(backbone, captions[start : start + AT_ONCE])
+        condition = replace(plain, task=torch.full_like(plain.task, module.tasks.index(TASK)))
+        noise = torch.randn(plain.source.shape, generator=torch_rng("forgetting", seed, start)).to(plain.source)
+        with torch.no_grad(), torch.autocast(module.device.type, torch.bfloat16):  # as runs are judged
+            drawn.append(backbone.decode(module.generate_latents(condition, noise, {TASK: guidance})).float())
+    return torch.cat(drawn)
+
+
+def main(arguments: list[str]) -> None:
+    told = given(arguments, DEFAULTS)
+    if not told["runs"]:
+        raise ValueError("runs: has to be given, as runs='runs/*'")
+    count, seed = number(told, "number", int, None, 2), number(told, "seed", int, None, 0)
+    out = check_writable("out", told["out"], (".json",)) if told["out"] else None
+    every = found(told["runs"])
+    rows = {}
+    for name, share in shares(every, count, seed, told["device"]):
+        rows[name] = {"own_emoji": share.value, "low": share.low, "high": share.high}
+        print(f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]  {name}", flush=True)
+    if out is not None:
+        write_atomically(out, json.dumps({"number": count, "seed": seed, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print((__doc__ or "").strip())
+    else:
+        guarded(lambda: main(sys.argv[1:]))
