@@ -30,8 +30,10 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def every_option(result: Result) -> dict[str, Any]:
-    """A run's configuration as {dotted key: leaf}; options that are newer than the run have their defaults."""
-    return flatten(completed(result.config))
+    """A run's configuration as {dotted key: leaf}; options that are newer than the run have their defaults, and 1.0 is
+    the number 1."""
+    found = flatten(completed(result.config))
+    return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in found.items()}
 
 
 def protocol(result: Result, task: str) -> Protocol:

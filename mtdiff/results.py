@@ -273,9 +273,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def compact(text: str) -> str:
-    """Indented JSON with every list of numbers on one line."""
+    """Indented JSON with every list of numbers on one line, and every mapping without another inside that fits."""
     number = r"(?:-?\d[-+.eE\d]*|null)"
-    return re.sub(rf"\[\s+{number}(?:,\s+{number})*\s+\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
+    text = re.sub(rf"\[\s+{number}(?:,\s+{number})*\s+\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
+    return re.sub(r"\{\n[^{}]*\}", lambda m: on_one_line(m[0]), text)  # breaks of lines are never inside a string
+
+
+def on_one_line(mapping: str, width: int = 100) -> str:
+    short = re.sub(r"(?<=\{)\n\s*|\n\s*(?=\}$)", "", mapping)
+    short = re.sub(r"\n\s*", " ", short)
+    return short if len(short) <= width else mapping
 
 
 def _measured(row: Row) -> Row:

@@ -310,7 +310,7 @@ def test_lines_that_differ_in_several_options_name_what_is_unusual() -> None:
     assert [line.label for line in table.lines] == [
         "mtu (method.experts=1)",
         "mtu (method.experts=8)",
-        "mtu (balancing=MinSNR, balancing.gamma=5.0)",
+        "mtu (balancing=MinSNR, balancing.gamma=5)",
         "mtu",
         "mtu (method.shift=2)",
     ]
@@ -322,10 +322,10 @@ def test_lines_that_differ_in_several_options_name_what_is_unusual() -> None:
 def test_an_option_that_is_newer_than_a_result_has_its_default() -> None:
     old, new, other = (
         result(seed=seed, config={"seed": seed, "method": {"_target_": "mtdiff.methods.mtu.MTU", "experts": 4, **told}})
-        for seed, told in enumerate(({}, {"router_rate": 1.0}, {"router_rate": 0.02}))
+        for seed, told in enumerate(({}, {"router_rate": 1}, {"router_rate": 0.02}))
     )
     assert labels([old, new]) == ["mtu"]
-    assert labels([old, new, other]) == ["mtu (method.router_rate=1.0)", "mtu (method.router_rate=0.02)"]
+    assert labels([old, new, other]) == ["mtu (method.router_rate=1)", "mtu (method.router_rate=0.02)"]
 
 
 def test_single_task_models_form_one_line() -> None:
