@@ -131,7 +131,7 @@ def build(archives: Path, out: Path, quality: int) -> None:
                 # A fixed date: the same inputs give the same bytes.
                 pack.writestr(zipfile.ZipInfo(f"{style}/{stem}.webp"), webp(png, quality))
     index = {"schema": 1, "version": VERSION, "size": 64, "styles": STYLES, "emoji": entries}
-    (out / "emoji.json").write_text(json.dumps(index, indent=0, ensure_ascii=False) + "\n")
+    (out / "emoji.json").write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False) + "\n")
     counts = {s: sum(e["split"] == s for e in entries) for s in SPLITS}
     pictures = sum(len(e["tones"]) for e in entries)
     size = (out / "pictures.zip").stat().st_size / 2**20
