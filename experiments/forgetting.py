@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> None:
     every = found(told["runs"])
     rows = {}
     for name, share in shares(every, count, seed, told["device"]):
-        rows[name] = {"own_emoji": share.value, "low": share.low, "high": share.high}
+        rows[name] = {"own_emoji": share.value, "low": round(share.low, 4), "high": round(share.high, 4)}
         print(f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]  {name}", flush=True)
     if out is not None:
         write_atomically(out, json.dumps({"number": count, "seed": seed, "rows": rows}, indent=1) + "\n")
