@@ -22,8 +22,9 @@ from sample import number
 
 from mtdiff.adapter import About, read_about, shipped
 from mtdiff.config import construct, given
-from mtdiff.files import check_writable
-from mtdiff.results import write_atomically
+from mtdiff.files import check_writable, shown
+from mtdiff.provenance import provenance
+from mtdiff.results import compact, write_atomically
 
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
@@ -32,19 +33,17 @@ AT_ONCE = 50
 
 def found(patterns: str) -> dict[str, About]:
     """What runs say of themselves, by the name they were found under."""
-    names = [
-        name
-        for pattern in patterns.split(",")
-        for name in ([pattern] if pattern in shipped() else sorted(p for p in glob(pattern) if Path(p).is_dir()))
-    ]
-    if not names:
-        raise ValueError(f"runs={patterns}: no run folder, nor a shipped adapter ({', '.join(shipped())})")
+    names: list[str] = []
+    for pattern in patterns.split(","):
+        fitting = [pattern] if pattern in shipped() else sorted(path for path in glob(pattern) if Path(path).is_dir())
+        if not fitting:
+            raise ValueError(f"runs={shown(pattern)}: no run folder, nor a shipped adapter ({', '.join(shipped())})")
+        names += fitting
     every = {name: read_about(Path(name)) for name in dict.fromkeys(names)}
-    first = next(iter(every.values()))
     for name, about in every.items():
         if TASK not in about.tasks:
             raise ValueError(f"{name}: was not trained on {TASK}")
-        if about.backbone != first.backbone:
+        if about.backbone != every[names[0]].backbone:
             raise ValueError(f"{name}: has another base than {names[0]}")
     return every
 
@@ -114,7 +113,8 @@ def main(arguments: list[str]) -> None:
         rows[name] = {"own_emoji": share.value, "low": round(share.low, 4), "high": round(share.high, 4)}
         print(f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]  {name}", flush=True)
     if out is not None:
-        write_atomically(out, json.dumps({"number": count, "seed": seed, "rows": rows}, indent=1) + "\n")
+        about = {"number": count, "seed": seed, **provenance(told["device"])}
+        write_atomically(out, compact(json.dumps({**about, "rows": rows}, indent=1)) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from mtdiff import results as module
 from mtdiff.comparison import paired
 from mtdiff.metrics.bootstrap import Interval
 from mtdiff.provenance import git_state
-from mtdiff.results import Result, Row, collect, portable, provenance
+from mtdiff.results import Result, Row, collect, compact, portable, provenance
 from mtdiff.summary import Cell, Column, summarise, worse_for_sure
 
 SCRIPT = Path(__file__).parents[1] / "experiments/table.py"
@@ -326,6 +326,17 @@ def test_an_option_that_is_newer_than_a_result_has_its_default() -> None:
     )
     assert labels([old, new]) == ["mtu"]
     assert labels([old, new, other]) == ["mtu (method.router_rate=1)", "mtu (method.router_rate=0.02)"]
+
+
+def test_a_file_is_short_and_keeps_every_text() -> None:
+    texts = {"braces": "a } b {", "list": "[1,  2]", "lines": "{\n  c,\n  d\n}"}
+    rows = [{"values": [1, -2.5e-3, None], "of": texts}]
+    content = {"rows": rows, "leaf": {"a": 1, "b": "x"}, "long": {"a": "x" * 99}}
+    text = compact(json.dumps(content, indent=1))
+    assert json.loads(text) == content
+    assert '"leaf": {"a": 1, "b": "x"}' in text
+    assert '"values": [ 1, -0.0025, null ]' in text
+    assert '"long": {\n' in text
 
 
 def test_single_task_models_form_one_line() -> None:

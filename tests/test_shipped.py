@@ -63,7 +63,7 @@ def test_what_is_left_of_the_base(
     tiny = make_run(tmp_path / "tiny")
     edits = about_changed(tiny, tmp_path / "edits", lambda about: about.update(tasks=["edit"]))
     for wrong, words in (
-        ("runs=nope", "no run folder, nor a shipped adapter"),
+        ("runs=mtu-nano,nope", "runs=nope: no run folder, nor a shipped adapter"),
         (f"runs=mtu-nano,{tiny}", "another base than mtu-nano"),
         (f"runs={edits}", "was not trained on text_to_image"),
     ):
