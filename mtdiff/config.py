@@ -155,8 +155,12 @@ def with_defaults(node: Any, dotted: str) -> Any:
     """node with the arguments that it lacks, as far as the source is this project's and says them literally."""
     if not isinstance(node, Mapping) or dotted.split(".")[0] not in PACKAGES or definition(dotted) is None:
         return node
-    missing = (a for a in signature(dotted) if a.name not in node and isinstance(a.default, ast.Constant))
-    return {**node, **{a.name: a.default.value for a in missing}}  # type: ignore[union-attr]
+    return {**node, **{name: value for name, value in literal_defaults(dotted).items() if name not in node}}
+
+
+@cache
+def literal_defaults(dotted: str) -> dict[str, Any]:
+    return {a.name: a.default.value for a in signature(dotted) if isinstance(a.default, ast.Constant)}
 
 
 def signature(dotted: str, key: str = "") -> Iterator[Argument]:
