@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtdiff.adapter import started
 from mtdiff.config import PACKAGES, SECTIONS, ConfigError, check, check_arguments, construct, nearest, refuse, signature
 from mtdiff.files import shown
 from mtdiff.folder import Interrupted, RunError
@@ -117,6 +118,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
         check_arguments(section, list(signature(dotted)), plain[section])
     check(plain, packages=(*PACKAGES, *plain["packages"]))
     check_run(plain, own["logger"])
+    started(plain)
     return plain
 
 

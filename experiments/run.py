@@ -21,6 +21,7 @@ from composing import CONFIGS, checked, composed, groups, guarded, precheck, sec
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from mtdiff.adapter import started
 from mtdiff.config import ConfigError, construct
 from mtdiff.files import check_folder, check_links, read_yaml
 from mtdiff.folder import first_process
@@ -43,6 +44,7 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     from mtdiff.memory import channels_last
     from mtdiff.methods.untouched import Untouched
     from mtdiff.module import MultiTaskModule
+    from mtdiff.runs import load_adapter
     from mtdiff.sampling import Guidance
 
     settings = sections(plain)
@@ -64,6 +66,8 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
 
     torch.manual_seed(plain["seed"])  # what a method draws at the start
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), list(tasks))
+    if (start := started(plain)) is not None:
+        load_adapter(denoiser, start)
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), list(tasks)) if evaluation.baselines else None
     if training.gradient_checkpointing:
         denoiser.backbone.enable_gradient_checkpointing()

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"name={given['name']}: expected letters, digits, - and _")
     from safetensors.torch import load_file, save_file
 
-    state = {k: v.half() for k, v in load_file(about.path.with_suffix(".safetensors")).items()}
+    state = {k: v.half() for k, v in load_file(about.weights).items()}
     size = sum(v.nbytes for v in state.values())
     if size > LARGEST:
         raise ValueError(f"run={given['run']}: {size / 2**20:.1f} MiB in half precision, expected at most 5")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from mtdiff.config import PACKAGES, check, check_arguments, signature
-from mtdiff.files import read_json, shown, within
+from mtdiff.config import PACKAGES, check, check_arguments, completed, signature
+from mtdiff.files import check_header, read_json, shown, within
 from mtdiff.precheck import check_sizes, check_tasks
 from mtdiff.settings import Sampling
 
@@ -38,6 +38,11 @@ class About:
     sampling: Sampling
 
     @property
+    def weights(self) -> Path:
+        """The file of the adapter's tensors, beside `path`."""
+        return self.path.with_suffix(".safetensors")
+
+    @property
     def tasks(self) -> list[str]:
         return self.content["tasks"]
 
@@ -51,12 +56,13 @@ def identity(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({k: about[k] for k in IDENTITY}, sort_keys=True).encode()).hexdigest()
 
 
-def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | None = None) -> About:
-    """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named."""
+def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | None = None, option: str = "run") -> About:
+    """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named.
+    option: what a refusal calls the folder."""
     if not folder.is_dir():
         own = shipped()
         if str(folder) not in own:
-            raise ValueError(f"run={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
+            raise ValueError(f"{option}={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
         folder = own[str(folder)]
     path = within(folder, "adapter.json")
     if not path.exists():
@@ -79,6 +85,24 @@ def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return About(path, content, backbone, sampling)
+
+
+def started(plain: Mapping[str, Any]) -> About | None:
+    """The run that `training.start` of a configuration names. ValueError where its adapter does not belong there."""
+    start = plain["training"].get("start")
+    if start is None:
+        return None
+    if not isinstance(start, str) or not start:
+        raise ValueError(f"training.start={shown(start)}: expected the folder of a run, or null")
+    packages = (*PACKAGES, *plain["packages"])
+    about = read_about(Path(start), packages, plain["backbone"].get("weights"), "training.start")
+    for key in ("method", "backbone", "tasks"):  # what a task is in detail may change on the way
+        there, own = (completed(x)[key] for x in (about.content, plain))
+        if there != own:
+            expected = f"expected its own, {shown(about.content[key])}"
+            raise ValueError(f"{key}={shown(plain[key])}: not what {about.path} was trained with; {expected}")
+    check_header(about.weights)
+    return about
 
 
 def shipped() -> dict[str, Path]:

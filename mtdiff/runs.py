@@ -48,14 +48,13 @@ def load_run(
     check_device(device)
     about = read_about(Path(folder), packages, base)
     tasks = constructed(about)
-    path = about.path.with_suffix(".safetensors")
-    check_header(path)
+    check_header(about.weights)
     try:
         denoiser = adapted(about)
     except Exception as error:  # an architecture is free, and a library meets bad numbers with any exception
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
-    denoiser.load_adapter(read_adapter(path, denoiser.adapter(), about.digest))
+    load_adapter(denoiser, about)
     guidance = {task: Guidance(**scales) for task, scales in about.sampling.guidance.items()}
     module = MultiTaskModule(denoiser, {"lr": 0.0}, guidance, about.sampling.sampler, about.sampling.steps)
     return Model(module.to(device).eval(), tasks)
@@ -88,6 +87,11 @@ def adapted(about: About) -> Denoiser:
         if size > PARAMETERS:
             raise ValueError(f"backbone.architecture: {size} parameters, expected at most {PARAMETERS:.0f}")
     return Denoiser(construct(backbone), method, about.tasks)
+
+
+def load_adapter(denoiser: Denoiser, about: About) -> None:
+    """Put the run's adapter into a denoiser of the same method, base and tasks."""
+    denoiser.load_adapter(read_adapter(about.weights, denoiser.adapter(), about.digest))
 
 
 def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ class Training:
     optimizer: adamw, adam (weight decay added to the gradient), or adamw_8bit (by bitsandbytes, on a GPU).
     on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
     cache: folder of encodings that experiments/cache.py filled; null: everything is encoded when it is needed.
+    start: a finished run, or a shipped adapter, of the same method, base and tasks: its adapter is trained further, on
+    a schedule of its own; null: as the method starts. With that run's seed it would see the same examples again.
     """
 
     steps: int
@@ -48,6 +50,7 @@ class Training:
     save_every: int | None = 500
     on_nan: Literal["stop", "skip"] = "stop"
     cache: str | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):

@@ -34,6 +34,7 @@ CASES = [
     ("seed=-1", ["seed=-1", "at least 0"]),
     ("nonsense", ["nonsense", "key=value"]),
     ("+weights.edt=2", ["weights=edt", "edit"]),
+    ("training.start=nowhere", ["training.start=nowhere", "no such folder", "mtu-nano"]),
 ]
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from whole_runs import composed, whole_run
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -102,6 +104,21 @@ def test_a_finished_run_is_not_run_again(finished: tuple[Path, str]) -> None:
 def test_another_experiment_in_the_folder_is_refused(finished: tuple[Path, str]) -> None:
     said = run("run.py", "method=ia3", f"run_dir={finished[0]}", *SMALL, code=2)
     assert "holds a run with another `method`" in said
+
+
+def test_a_run_starts_from_another_ones_adapter(finished: tuple[Path, str], tmp_path: Path) -> None:
+    start = [f"training.start={finished[0]}", "training.lr=0", "seed=1"]
+    result = whole_run(tmp_path / "further", "method=mtu", *start)
+    assert (result["steps"], result["config"]["training"]["start"]) == (1, str(finished[0]))
+    first, further = (load_file(f / "adapter.safetensors") for f in (finished[0], tmp_path / "further"))
+    assert all(torch.equal(first[name], further[name]) for name in first)
+
+
+@pytest.mark.parametrize("other", ["method=ia3", "tasks=[edit]", "method.experts=2", "backbone=nano_dit"])
+def test_an_adapter_of_something_else_is_no_start(other: str) -> None:
+    composed(["training.start=mtu-nano", "task.super_resolution.scale=2"])
+    with pytest.raises(ValueError, match=f"^{other[:4]}.*not what .*adapter.json was trained with; expected its own"):
+        composed(["training.start=mtu-nano", other])
 
 
 def test_table_shows_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
