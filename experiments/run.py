@@ -39,12 +39,8 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     from baselines.trivial import trivial
     from mtdiff.conditioning import Dropout
     from mtdiff.data.module import MixtureModule
-    from mtdiff.denoiser import Denoiser
     from mtdiff.experiment import Experiment
-    from mtdiff.memory import channels_last
-    from mtdiff.methods.untouched import Untouched
     from mtdiff.module import MultiTaskModule
-    from mtdiff.runs import load_adapter
     from mtdiff.sampling import Guidance
 
     settings = sections(plain)
@@ -62,22 +58,9 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         evaluation.validation_per_task,
         evaluation.split,
     )
-    import torch
-
-    torch.manual_seed(plain["seed"])  # what a method draws at the start
-    denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), list(tasks))
-    if (start := started(plain)) is not None:
-        load_adapter(denoiser, start)
-    untouched = Denoiser(construct(plain["backbone"]), Untouched(), list(tasks)) if evaluation.baselines else None
-    if training.gradient_checkpointing:
-        denoiser.backbone.enable_gradient_checkpointing()
-    speed = settings["speed"]
-    if speed.channels_last:
-        channels_last(denoiser.backbone)
-    if speed.compile:
-        denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
+    denoiser, untouched = denoisers(plain, settings)
     optimizer = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
-    optimizer |= {"name": training.optimizer, "fused": speed.fused}
+    optimizer |= {"name": training.optimizer, "fused": settings["speed"].fused}
     module = MultiTaskModule(
         denoiser,
         {**optimizer, "steps": training.steps, "warmup": training.warmup, "decay": training.decay},
@@ -105,6 +88,30 @@ def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
         lambda: construct(plain["backbone"]),
     )
     return made, untouched
+
+
+def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The base with the method on it, ready to be trained; and the untouched base, or None without baselines."""
+    import torch
+
+    from mtdiff.denoiser import Denoiser
+    from mtdiff.memory import channels_last
+    from mtdiff.methods.untouched import Untouched
+    from mtdiff.runs import load_adapter
+
+    torch.manual_seed(plain["seed"])  # what a method draws at the start
+    denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
+    if (start := started(plain)) is not None:
+        load_adapter(denoiser, start)
+    baselines, speed = settings["evaluation"].baselines, settings["speed"]
+    untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None
+    if settings["training"].gradient_checkpointing:
+        denoiser.backbone.enable_gradient_checkpointing()
+    if speed.channels_last:
+        channels_last(denoiser.backbone)
+    if speed.compile:
+        denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
+    return denoiser, untouched
 
 
 def cached(folder: str | None, backbone: Any, plain: Mapping[str, Any]) -> Any:
