@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mtdiff.config import given
+from mtdiff.config.schema import given
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS = {"results": "", "out": "report", "only": "", "figures": ""}
@@ -82,7 +82,7 @@ def page(name: str, notebook: Any, names: Sequence[str]) -> str:
 
 
 def export(options: dict[str, str]) -> Iterator[Path]:
-    from mtdiff.results import write_atomically
+    from mtdiff.files import write_atomically
 
     chosen = notebooks(options["only"])
     environment = {"MTDIFF_RESULTS": absolute(options["results"]) if options["results"] else ""}

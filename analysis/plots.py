@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from mtdiff import study as studies
-from mtdiff.metrics.bootstrap import Interval, seed_interval
-from mtdiff.rendering import ARROWS, STYLE, html_body, large
-from mtdiff.study import Change, Run, Study
-from mtdiff.summary import Cell, Column, Line, only, summarise
+from mtdiff.results import study as studies
+from mtdiff.results.intervals import Interval, seed_interval
+from mtdiff.results.render import ARROWS, STYLE, html_body, large
+from mtdiff.results.study import Change, Run, Study
+from mtdiff.results.table import Cell, Column, Line, only, summarise
 
 COMMITTED = str(Path(__file__).resolve().parents[1] / "experiments" / "results" / "**" / "*.json")
 COLOURS = {  # Okabe & Ito: told apart by everyone

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone, Site
-from mtdiff.diffusion import Diffusion
-from mtdiff.methods.base import CannotFold, Method, fold_input
-from mtdiff.routing import Routing
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.methods.base import CannotFold, Method, fold_input, widen_input
+from mtdiff.methods.routing import Routing
 
 ROUTINGS = ("timestep", "task", "task_timestep")
 
@@ -63,7 +63,7 @@ class DTR(Method):
             by_time, by_task, width = self.places(site.width, diffusion.steps, len(tasks))
             block = number if self.random else None
             site.replace(Masked(site, by_time, by_task, width, routing, diffusion.flow, block))
-        backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
+        widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def places(self, channels: int, steps: int, tasks: int) -> tuple[list[int], list[int], int]:
         """By timestep, by task, and the width. Their sum is where the window starts, or the number of a random mask."""

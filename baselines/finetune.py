@@ -17,8 +17,8 @@ from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone, Site
-from mtdiff.methods.base import Method, fold_input
-from mtdiff.routing import Routing
+from mtdiff.methods.base import Method, fold_input, widen_input
+from mtdiff.methods.routing import Routing
 
 PARTS = ("all", "ffn", "self_attention", "cross_attention")
 
@@ -44,7 +44,7 @@ class Finetune(Method):
             for site in time_sites(backbone):
                 assert isinstance(site.module, nn.Linear)
                 site.replace(TaskBias(site.module, len(tasks), routing))
-        backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
+        widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         biases = [m.task_bias for m in backbone.denoiser.modules() if isinstance(m, TaskBias)]

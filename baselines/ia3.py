@@ -14,8 +14,8 @@ from torch import nn
 
 from baselines.peft_layers import ScaledLinear, additions, check_targets, fold_linears, linears
 from mtdiff.backbones.base import Backbone
-from mtdiff.methods.base import Method, fold_input
-from mtdiff.routing import Routing
+from mtdiff.methods.base import Method, fold_input, widen_input
+from mtdiff.methods.routing import Routing
 
 # diffusers' names in every attention layer, and of the text's own keys and values in joint attention
 KEYS_AND_VALUES = ("to_k", "to_v", "add_k_proj", "add_v_proj")
@@ -42,7 +42,7 @@ class IA3(Method):
             for site in layers[-1:] if ffn else [s for s in layers if s.attribute in KEYS_AND_VALUES]:
                 assert isinstance(site.module, nn.Linear)
                 site.replace(ScaledLinear(site.module, adapters, routing, "in" if ffn else "out"))
-        backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
+        widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         rows = super().task_parameters(backbone)

@@ -14,8 +14,8 @@ from torch import nn
 
 from baselines.peft_layers import add_lora, additions, check_lora, check_targets, fold_linears
 from mtdiff.backbones.base import Backbone
-from mtdiff.methods.base import Method, fold_input
-from mtdiff.routing import Routing
+from mtdiff.methods.base import Method, fold_input, widen_input
+from mtdiff.methods.routing import Routing
 
 
 class LoraFFN(Method):
@@ -36,7 +36,7 @@ class LoraFFN(Method):
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         add_lora(backbone, self.targets, len(tasks) if self.per_task else 1, routing, **self.options)
-        backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
+        widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         rows = super().task_parameters(backbone)

@@ -18,10 +18,10 @@ from typing import Literal
 
 from baselines.peft_layers import TARGETS, add_lora, check_lora, fold_linears
 from mtdiff.backbones.base import Backbone
-from mtdiff.diffusion import Diffusion
-from mtdiff.layout import Canvas, Layout
+from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.methods.base import CannotFold, Method
-from mtdiff.routing import Routing
+from mtdiff.methods.layout import Canvas, Layout
+from mtdiff.methods.routing import Routing
 
 TRAINS = ("lora", "full")
 REGIONS = ("target", "all")

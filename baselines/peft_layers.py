@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone, Site, SiteKind
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
 
 TARGETS: tuple[SiteKind, ...] = ("ffn", "self_attention", "cross_attention")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from mtdiff.rendering import ARROWS, Aside
+from mtdiff.results.render import ARROWS, Aside
 
 
 def published() -> dict[str, Any]:

@@ -40,10 +40,10 @@ from composing import CONFIGS, guarded
 from cost import configured, split
 from run import experiment
 
-from mtdiff.config import ConfigError, construct, refuse
-from mtdiff.files import check_folder
+from mtdiff.config.schema import construct, refuse
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.results import write_atomically
 
 HOW = "mtdiff.benchmarks.timing.How"
 OWN = ("out", "what")
@@ -73,8 +73,8 @@ def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any
 
 def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
     from mtdiff.benchmarks.training import WARMUP, training
-    from mtdiff.denoiser import Denoiser
-    from mtdiff.module import MultiTaskModule
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.training.module import MultiTaskModule
 
     number = WARMUP + 1 + (1 if how.quick else 4)
     run, _ = made(plain, how, [*overrides, "training.workers=0"], number, Path())
@@ -154,7 +154,7 @@ def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, f
 
 def drawing(plain: Mapping[str, Any], how: Any) -> tuple[int, dict[str, Any]]:
     """Sampling steps and guidance, as configured."""
-    from mtdiff.sampling import Guidance
+    from mtdiff.model.sampling import Guidance
 
     scales = plain["sampling"]["guidance"]
     guidance = {task: Guidance(**scales.get(task, {})) for task in plain["task"]}

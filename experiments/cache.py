@@ -16,8 +16,9 @@ from composing import guarded, sections
 from run import experiment
 from sample import number
 
-from mtdiff.config import ConfigError, refuse
-from mtdiff.precheck import check_constructors
+from mtdiff.config.schema import refuse
+from mtdiff.errors import ConfigError
+from mtdiff.runs.checks import check_constructors
 
 OWN = ("examples", "keep")
 KEEPS = ("lasting", "all")
@@ -39,8 +40,8 @@ def main(arguments: list[str]) -> None:
     import torch
     from rich.progress import track
 
-    from mtdiff.data import encodings
-    from mtdiff.data.cache import Cache
+    from mtdiff.training import encodings
+    from mtdiff.training.cache import Cache
 
     # 1. The run's own data and encoders
     plain["training"]["cache"], plain["evaluation"]["baselines"], plain["logger"]["wandb"] = None, False, False

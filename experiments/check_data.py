@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     plain = configured(overrides)
     from rich.console import Console
 
-    from mtdiff.config import construct
-    from mtdiff.data import checker
+    from mtdiff.config.schema import construct
+    from mtdiff.data.tables import checker
 
     report = checker.checked(construct(plain["data"]), limit, threads)
     found = checker.problems(report)

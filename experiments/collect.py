@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mtdiff.config import given
-from mtdiff.results import Found, Result, find
+from mtdiff.config.schema import given
+from mtdiff.results.record import Found, Result, find
 
 DEFAULTS = {"runs": "runs/*/result.json", "study": "", "out": "", "pictures": "true", "seeds": ""}
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -12,12 +12,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.adapter import started
-from mtdiff.config import PACKAGES, SECTIONS, ConfigError, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.config.schema import PACKAGES, SECTIONS, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.errors import ConfigError, Interrupted, InUse, RunError
 from mtdiff.files import shown
-from mtdiff.folder import Interrupted, RunError
-from mtdiff.precheck import check_constructors, check_run, check_shape
-from mtdiff.suites import IN_USE, InUse
+from mtdiff.runs.adapter import started
+from mtdiff.runs.checks import check_constructors, check_run, check_shape
+from mtdiff.runs.suite import IN_USE
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -124,7 +124,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
 
 def sections(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The light settings objects, whose constructors check values."""
-    from mtdiff import settings
+    from mtdiff.config import settings
 
     classes = {name: getattr(settings, dotted.rpartition(".")[2]) for name, dotted in SECTIONS.items()}
     made: dict[str, Any] = {name: cls(**plain[name]) for name, cls in classes.items()}

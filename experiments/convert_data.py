@@ -15,7 +15,7 @@ from check_data import configured, divided
 from composing import guarded
 from sample import number
 
-from mtdiff.config import refuse
+from mtdiff.config.schema import refuse
 
 OWN = ("out", "need", "shard_mib", "index")
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if not 0 < shard_mib <= 4096:
         raise ValueError(f"shard_mib={shard_mib}: expected a number above 0, at most 4096")
     if "index" in given:
-        from mtdiff.data.convert import write_index
+        from mtdiff.data.tables.convert import write_index
 
         out = given.get("out", given["index"])
         print(f"{out}/index.json: {counted(write_index(given['index'], out))}")
@@ -36,10 +36,9 @@ def main(arguments: list[str]) -> None:
     plain = configured(overrides)
     from typing import get_args
 
-    from mtdiff.config import construct
-    from mtdiff.data.convert import Samples, write_shards
-    from mtdiff.data.source import Need
-    from mtdiff.types import SPLITS
+    from mtdiff.config.schema import construct
+    from mtdiff.data.tables.convert import Samples, write_shards
+    from mtdiff.types import SPLITS, Need
 
     source = construct(plain["data"])
     held: list[Need] = [n for n in get_args(Need) if any(source.size(n, s) for s in SPLITS)]

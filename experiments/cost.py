@@ -27,13 +27,13 @@ from composing import CONFIGS, checked, composed, groups, guarded, sections, sin
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mtdiff.config import ConfigError, check_arguments, construct, signature
-from mtdiff.files import check_folder
+from mtdiff.config.schema import check_arguments, construct, signature
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, write_atomically
 from mtdiff.provenance import device_name, versions
-from mtdiff.results import write_atomically
 
 OWN = ("out", "latency")
-MEASURING = "mtdiff.metrics.cost.Measuring"
+MEASURING = "mtdiff.costs.measure.Measuring"
 
 
 # 1. The command line
@@ -83,18 +83,18 @@ def shapes(plain: Mapping[str, Any]) -> Any:
 
 
 def adapted(backbone: Any, plain: Mapping[str, Any]) -> Any:
-    from mtdiff.denoiser import Denoiser
+    from mtdiff.model.denoiser import Denoiser
 
     return Denoiser(backbone, construct(plain["method"]), plain["tasks"])
 
 
 def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
     """Parameters, FLOPs and disk of the untouched base and of the adapted model."""
-    from mtdiff.denoiser import Denoiser
+    from mtdiff.costs import measure as cost
+    from mtdiff.costs.flops import encoded_prompt, guided_rows, has_source, one_row, step_flops
     from mtdiff.methods.untouched import Untouched
-    from mtdiff.metrics import cost
-    from mtdiff.metrics.flops import encoded_prompt, guided_rows, has_source, one_row, step_flops
-    from mtdiff.sampling import Guidance
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.model.sampling import Guidance
 
     backbone = shapes(plain)
     text = encoded_prompt(backbone)
@@ -140,8 +140,8 @@ def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, An
 
 def measured(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in the new process."""
-    from mtdiff.metrics.cost import Measuring, measure
-    from mtdiff.metrics.flops import encoded_prompt, has_source, one_row
+    from mtdiff.costs.flops import encoded_prompt, has_source, one_row
+    from mtdiff.costs.measure import Measuring, measure
 
     backbone = shapes(plain)
     source = has_source(construct(plain["task"][task]))

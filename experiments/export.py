@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={shown(out)}: expected an empty folder, or none there")
     _, told = described(given)
-    from mtdiff.export import export
-    from mtdiff.runs import load_run
+    from mtdiff.runs.export import export
+    from mtdiff.runs.load import load_run
 
     model = load_run(given["run"], **told)
     name = export(model, given["task"], out)

@@ -20,11 +20,11 @@ from typing import Any
 from composing import guarded
 from sample import number
 
-from mtdiff.adapter import About, read_about, shipped
-from mtdiff.config import construct, given
-from mtdiff.files import check_writable, shown
+from mtdiff.config.schema import construct, given
+from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.results import compact, write_atomically
+from mtdiff.results.record import compact
+from mtdiff.runs.adapter import About, read_about, shipped
 
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
@@ -52,15 +52,15 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
     """(`base` or the run's name, interval of its share), one after the other."""
     import torch
 
-    from mtdiff.data.emoji import EmojiSource
-    from mtdiff.denoiser import Denoiser
+    from mtdiff.data.emoji.source import EmojiSource
     from mtdiff.methods.untouched import Untouched
     from mtdiff.metrics.alexnet import AlexNetEmbedding
-    from mtdiff.metrics.bootstrap import mean_interval
-    from mtdiff.module import MultiTaskModule
+    from mtdiff.model.denoiser import Denoiser
     from mtdiff.pretraining import own, to_float
+    from mtdiff.results.intervals import mean_interval
     from mtdiff.rng import numpy_rng
-    from mtdiff.runs import check_device, load_run
+    from mtdiff.runs.load import check_device, load_run
+    from mtdiff.training.module import MultiTaskModule
 
     check_device(device)
     about, source = next(iter(every.values())), EmojiSource()
@@ -86,9 +86,9 @@ def draw(module: Any, captions: list[str], about: About, seed: int) -> Any:
     """Pictures (B, 3, H, W) of captions, sampled as `about` says."""
     import torch
 
+    from mtdiff.model.sampling import Guidance
     from mtdiff.pretraining import prompted
     from mtdiff.rng import torch_rng
-    from mtdiff.sampling import Guidance
 
     module.sampler, module.sampling_steps = about.sampling.sampler, about.sampling.steps
     guidance, backbone, drawn = Guidance(**about.sampling.guidance.get(TASK, {})), module.denoiser.backbone, []

@@ -26,9 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtdiff.config import given
+from mtdiff.config.schema import given
+from mtdiff.files import write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.results import write_atomically
 
 RUN = Path(__file__).with_name("run.py")
 METHODS = "mtu,lora_ffn,ia3,dtr,one_pic,finetune"
@@ -73,7 +73,7 @@ class Copy(FORKS.Process):  # type: ignore[name-defined,misc]
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         FORKS.set_forkserver_preload(
-            ["mtdiff.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
+            ["mtdiff.runs.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
         )
         super().__init__(target=run_here, args=(list(arguments), log))
         self.start()
@@ -192,7 +192,7 @@ def phase(run: Path) -> str:
 
 def checkpoints(run: Path) -> tuple[int | None, int]:
     """Step of the last checkpoint, and how many of them are not whole."""
-    from mtdiff.checkpoints import listed, step_of, whole
+    from mtdiff.training.checkpoints import listed, step_of, whole
 
     found = listed(run / "checkpoints")
     return max(map(step_of, found), default=None), sum(not whole(path) for path in found)

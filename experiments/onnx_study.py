@@ -25,12 +25,12 @@ from typing import Any
 from composing import guarded
 from cost import configured, split
 
-from mtdiff.config import ConfigError, construct, refuse
-from mtdiff.files import check_folder
+from mtdiff.config.schema import construct, refuse
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, write_atomically
 from mtdiff.provenance import device_name, versions
-from mtdiff.results import write_atomically
 
-STUDY = "mtdiff.onnx.Study"
+STUDY = "mtdiff.runs.onnx.Study"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -47,10 +47,10 @@ def checked_study(options: Mapping[str, Any], plain: Mapping[str, Any]) -> Any:
 
 
 def answered(plain: Mapping[str, Any], study: Any) -> list[dict[str, Any]]:
-    from mtdiff.denoiser import Denoiser
+    from mtdiff.costs.flops import has_source
     from mtdiff.methods.untouched import Untouched
-    from mtdiff.metrics.flops import has_source
-    from mtdiff.onnx import BASE, measured
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.onnx import BASE, measured
 
     def make(experts: int) -> Denoiser:
         backbone = construct(plain["backbone"])

@@ -25,10 +25,10 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mtdiff import pretraining as pre
 from mtdiff.backbones import dit
-from mtdiff.data.emoji import EmojiSource
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
-from mtdiff.sampling import Guidance, guide, make_scheduler
-from mtdiff.sampling import sample as draw
+from mtdiff.model.sampling import Guidance, guide, make_scheduler
+from mtdiff.model.sampling import sample as draw
 from mtdiff.types import SPLITS, Split
 
 log = logging.getLogger("pretrain")

@@ -20,7 +20,8 @@ from composing import groups, guarded, sections
 from cost import configured
 from run import fingerprint
 
-from mtdiff.config import ConfigError, construct, refuse
+from mtdiff.config.schema import construct, refuse
+from mtdiff.errors import ConfigError
 
 UNUSED = ("method", "backbone", "training", "trainer", "balancing", "sampling", "weights", "logger", "progress")
 OWN = ("pipeline", "device")
@@ -49,10 +50,10 @@ def evaluated(plain: Mapping[str, Any], device: str, folder: Path) -> tuple[Any,
     """The pipeline, and the rows of what it draws for the test examples of its tasks."""
     import torch
 
-    from mtdiff.callbacks import save_grid
     from mtdiff.data.mixture import Mixture
-    from mtdiff.evaluate import judge_rows
-    from mtdiff.experiment import GRID_COLUMNS, metrics_csv
+    from mtdiff.runs.evaluation import judge_rows
+    from mtdiff.runs.experiment import GRID_COLUMNS, metrics_csv
+    from mtdiff.training.callbacks import save_grid
     from mtdiff.types import Batch
 
     settings = sections(plain)
@@ -82,8 +83,9 @@ def main(arguments: list[str]) -> None:
     folder = run_folder(name, plain)
     if (folder / "result.json").exists():
         raise ConfigError(f"run_dir={folder}: holds a result.json already; choose another folder")
-    from mtdiff.report import announce
-    from mtdiff.results import Result, provenance
+    from mtdiff.provenance import provenance
+    from mtdiff.results.record import Result
+    from mtdiff.results.terminal import announce
 
     config = {k: v for k, v in plain.items() if k not in UNUSED}
     weights = str(plain["published"]["weights"])

@@ -18,9 +18,9 @@ from typing import Any
 from composing import guarded
 from sample import options
 
-from mtdiff.adapter import about_of, check_flat
-from mtdiff.config import PACKAGES, check, check_arguments, construct, refuse, signature
+from mtdiff.config.schema import PACKAGES, check, check_arguments, construct, refuse, signature
 from mtdiff.files import read_yaml, shown, within
+from mtdiff.runs.adapter import about_of, check_flat
 
 NOT_FINITE = 3
 NAME = re.compile(r"step-(\d+)(-rank-\d+)?")
@@ -47,10 +47,10 @@ def chosen(run: Path, wanted: str | None) -> tuple[Path, Path]:
 
 def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a run as it starts, from its `config.yaml`, and that configuration."""
-    from mtdiff.conditioning import Dropout
-    from mtdiff.module import MultiTaskModule
-    from mtdiff.runs import adapted
-    from mtdiff.settings import Training
+    from mtdiff.config.settings import Training
+    from mtdiff.model.conditioning import Dropout
+    from mtdiff.runs.load import adapted
+    from mtdiff.training.module import MultiTaskModule
 
     path = within(run, "config.yaml")
     content = read_yaml(path)
@@ -58,7 +58,7 @@ def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     for key, kind in (("balancing", dict), ("training", dict), ("trainer", dict)):
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{path}: {key}: has to be given, a mapping")
-    check_arguments("training", list(signature("mtdiff.settings.Training")), content["training"])
+    check_arguments("training", list(signature("mtdiff.config.settings.Training")), content["training"])
     balancing = content["balancing"]
     check({"balancing": balancing}, packages=told["packages"])
     check_flat("balancing", {k: v for k, v in balancing.items() if k != "weighting"})
@@ -85,9 +85,9 @@ def main(arguments: list[str]) -> None:
     told: dict[str, Any] = {"packages": (*PACKAGES, *named), "base": given.get("base")}
     import torch
 
-    from mtdiff.experiment import MIXED_DTYPES
-    from mtdiff.faults import load, load_trained, replay
-    from mtdiff.runs import check_device
+    from mtdiff.runs.experiment import MIXED_DTYPES
+    from mtdiff.runs.load import check_device
+    from mtdiff.training.faults import load, load_trained, replay
 
     device = given.get("device", "cpu")
     check_device(device)

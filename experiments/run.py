@@ -21,12 +21,13 @@ from composing import CONFIGS, checked, composed, groups, guarded, precheck, sec
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from mtdiff.adapter import started
-from mtdiff.config import ConfigError, construct
-from mtdiff.files import check_folder, check_links, read_yaml
-from mtdiff.folder import first_process
-from mtdiff.precheck import check_constructors
-from mtdiff.suites import Planned, alone, budgeted, distinct, key, load, run_all, without
+from mtdiff.config.schema import construct
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, check_links, first_process, read_yaml
+from mtdiff.runs.adapter import started
+from mtdiff.runs.checks import check_constructors
+from mtdiff.runs.lock import alone
+from mtdiff.runs.suite import Planned, budgeted, distinct, key, load, run_all, without
 
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
@@ -37,11 +38,11 @@ NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
     """The Experiment and the untouched base (for comparison), built from a checked configuration."""
     from baselines.trivial import trivial
-    from mtdiff.conditioning import Dropout
     from mtdiff.data.module import MixtureModule
-    from mtdiff.experiment import Experiment
-    from mtdiff.module import MultiTaskModule
-    from mtdiff.sampling import Guidance
+    from mtdiff.model.conditioning import Dropout
+    from mtdiff.model.sampling import Guidance
+    from mtdiff.runs.experiment import Experiment
+    from mtdiff.training.module import MultiTaskModule
 
     settings = sections(plain)
     training, sampling, evaluation = settings["training"], settings["sampling"], settings["evaluation"]
@@ -94,10 +95,10 @@ def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[An
     """The base with the method on it, ready to be trained; and the untouched base, or None without baselines."""
     import torch
 
-    from mtdiff.denoiser import Denoiser
-    from mtdiff.memory import channels_last
     from mtdiff.methods.untouched import Untouched
-    from mtdiff.runs import load_adapter
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.load import load_adapter
+    from mtdiff.training.memory import channels_last
 
     torch.manual_seed(plain["seed"])  # what a method draws at the start
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
@@ -118,8 +119,8 @@ def cached(folder: str | None, backbone: Any, plain: Mapping[str, Any]) -> Any:
     """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made."""
     if folder is None:
         return None
-    from mtdiff.data.cache import Cache
-    from mtdiff.data.encodings import CachedEncoder
+    from mtdiff.training.cache import Cache
+    from mtdiff.training.encodings import CachedEncoder
 
     return CachedEncoder(backbone, Cache(folder, backbone, str(plain["trainer"].get("precision"))))
 
@@ -171,7 +172,7 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
 
 def claim(folder: Path, plain: Mapping[str, Any]) -> None:
     """Write `config.yaml`."""
-    from mtdiff.results import write_atomically
+    from mtdiff.files import write_atomically
 
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
 
@@ -187,10 +188,10 @@ def one_run(config: DictConfig, chosen: Mapping[str, str]) -> None:
 
 def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
     refuse_another(folder, plain)
-    from mtdiff.report import announce
+    from mtdiff.results.terminal import announce
 
     if (folder / "result.json").exists():
-        from mtdiff.results import Result
+        from mtdiff.results.record import Result
 
         earlier = Result.load(folder / "result.json")
         if earlier.status == "complete":
@@ -200,10 +201,11 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
     made, untouched = experiment(plain, folder)
     if first_process():
         claim(folder, plain)  # not earlier: a constructor may yet refuse an option
-    from mtdiff.experiment import execute
-    from mtdiff.metrics.cost import run_costs
-    from mtdiff.metrics.flops import has_source
-    from mtdiff.results import Result, provenance
+    from mtdiff.costs.flops import has_source
+    from mtdiff.costs.measure import run_costs
+    from mtdiff.provenance import provenance
+    from mtdiff.results.record import Result
+    from mtdiff.runs.experiment import execute
 
     sources = [has_source(task) for task in made.data.tasks.values()]
     params, cost = run_costs(made.module.denoiser, len(plain["task"]), sources)

@@ -14,9 +14,9 @@ from typing import Any
 
 from composing import guarded
 
-from mtdiff.adapter import About, read_about
-from mtdiff.config import PACKAGES, refuse
+from mtdiff.config.schema import PACKAGES, refuse
 from mtdiff.files import ENDINGS, check_writable, read_picture, reason, shown
+from mtdiff.runs.adapter import About, read_about
 
 OPTIONS = (
     "run",
@@ -91,8 +91,8 @@ def main(arguments: list[str]) -> None:
     out = check_writable("out", given["out"], ENDINGS)
     _, told = described(given)
     image, mask = picture(given, "image"), picture(given, "mask")
-    from mtdiff.runs import load_run
-    from mtdiff.sampling import Guidance
+    from mtdiff.model.sampling import Guidance
+    from mtdiff.runs.load import load_run
 
     model = load_run(given["run"], given.get("device", "cpu"), **told)
     if steps is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from composing import guarded
 from sample import options
 
-from mtdiff.adapter import ADAPTERS, identity, read_about
-from mtdiff.results import write_atomically
+from mtdiff.files import write_atomically
+from mtdiff.runs.adapter import ADAPTERS, identity, read_about
 
 LARGEST = 5 * 2**20  # bytes of all that ships
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from baselines.published_numbers import aside
-from mtdiff.config import given, refuse
-from mtdiff.rendering import Aside, html, latex, markdown
-from mtdiff.results import find, write_atomically
-from mtdiff.summary import Table, only, summarise_found
+from mtdiff.config.schema import given, refuse
+from mtdiff.files import write_atomically
+from mtdiff.results.record import find
+from mtdiff.results.render import Aside, html, latex, markdown
+from mtdiff.results.table import Table, only, summarise_found
 
 DEFAULTS = {"results": "runs/*/result.json", "out": "table", "columns": "", "published": "true"}
 

@@ -9,7 +9,7 @@ __all__ = ["load_run"]
 def __getattr__(name: str) -> Any:
     """`load_run`, imported when it is asked for: the package itself stays free of torch."""
     if name == "load_run":
-        from mtdiff.runs import load_run
+        from mtdiff.runs.load import load_run
 
         return load_run
     raise AttributeError(f"module 'mtdiff' has no attribute {name!r}")

@@ -190,6 +190,26 @@ def rgba(key: str, picture: "Image.Image") -> "Image.Image":
 # Writing
 
 
+def first_process() -> bool:
+    """Whether this is rank 0 of a run, told by its environment as the launchers set it."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def check_writable(key: str, path: str | Path, endings: Iterable[str] = ()) -> Path:
     """The path of a file that can be written there, in a folder that exists."""
     path, endings = Path(path), tuple(endings)

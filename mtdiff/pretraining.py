@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.data.emoji import EmojiSource
-from mtdiff.diffusion import Diffusion
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.metrics.alexnet import lpips_alex
-from mtdiff.module import learning_rate_scale
 from mtdiff.rng import numpy_rng, torch_rng
+from mtdiff.training.module import learning_rate_scale
 from mtdiff.types import Condition, Record, Split
 
 log = logging.getLogger(__name__)

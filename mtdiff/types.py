@@ -12,6 +12,10 @@ from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Need = Literal["picture", "caption", "edit", "removal"]
+"""`picture`: an image to restore, with its caption. `caption`: the same to draw from the caption alone, so outside
+training it shows things whose names were seen, in combinations that were not. `edit`: a pair with an instruction.
+`removal`: a pair where an object is gone."""
 
 
 @dataclass(frozen=True)

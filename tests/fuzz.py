@@ -27,20 +27,20 @@ import torch
 import yaml
 from run_folders import ABOUT, make_run, picture
 
-from mtdiff.adapter import read_about
-from mtdiff.checkpoints import WholeFiles, newest, random_state
-from mtdiff.config import construct
-from mtdiff.data.convert import write_index
-from mtdiff.data.shards import INDEX
-from mtdiff.data.tables import TableSource
-from mtdiff.faults import keep, load
+from mtdiff.config.schema import construct
+from mtdiff.data.tables.convert import write_index
+from mtdiff.data.tables.shards import INDEX
+from mtdiff.data.tables.source import TableSource
+from mtdiff.errors import RunError
 from mtdiff.files import read_picture, read_yaml
-from mtdiff.folder import RunError
-from mtdiff.loggers import read_rows
-from mtdiff.rendering import html, latex, markdown
-from mtdiff.results import Result, Row
-from mtdiff.runs import adapted, constructed, load_run, read_adapter
-from mtdiff.summary import summarise
+from mtdiff.results.record import Result, Row
+from mtdiff.results.render import html, latex, markdown
+from mtdiff.results.table import summarise
+from mtdiff.runs.adapter import read_about
+from mtdiff.runs.load import adapted, constructed, load_run, read_adapter
+from mtdiff.training.checkpoints import WholeFiles, newest, random_state
+from mtdiff.training.faults import keep, load
+from mtdiff.training.loggers import read_rows
 from mtdiff.types import Batch, Example
 
 Rng = np.random.Generator

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mtdiff.results import Result, Row
+from mtdiff.results.record import Result, Row
 
 TASKS = ("text_to_image", "edit", "super_resolution", "inpaint")
 METRICS = {

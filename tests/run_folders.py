@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TASKS, UNET
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 
-from mtdiff.adapter import identity, read_about
-from mtdiff.runs import adapted
+from mtdiff.runs.adapter import identity, read_about
+from mtdiff.runs.load import adapted
 
 Change = Callable[[dict[str, Any]], Any]
 ABOUT: dict[str, Any] = {
@@ -27,10 +27,10 @@ ABOUT: dict[str, Any] = {
         "architecture": {"unet": UNET, "vae": TINY_VAE, "text_encoder": TINY_CLIP, "scheduler": SCHEDULER},
     },
     "task": {
-        "text_to_image": {"_target_": "mtdiff.tasks.TextToImage"},
-        "edit": {"_target_": "mtdiff.tasks.Edit"},
-        "super_resolution": {"_target_": "mtdiff.tasks.SuperResolution", "scale": 4},
-        "inpaint": {"_target_": "mtdiff.tasks.Inpaint", "removal": 0.5},
+        "text_to_image": {"_target_": "mtdiff.tasks.text_to_image.TextToImage"},
+        "edit": {"_target_": "mtdiff.tasks.edit.Edit"},
+        "super_resolution": {"_target_": "mtdiff.tasks.super_resolution.SuperResolution", "scale": 4},
+        "inpaint": {"_target_": "mtdiff.tasks.inpaint.Inpaint", "removal": 0.5},
     },
     "tasks": list(TASKS),
     "sampling": {"sampler": "ddim", "steps": 2, "guidance": {"edit": {"image": 1.5, "text": 3.0}}},

@@ -15,9 +15,9 @@ import pytest
 from little_study import TASKS, pictures, result, write
 from PIL import Image
 
-from mtdiff import study as studies
-from mtdiff.results import Result, Row, find
-from mtdiff.study import Run, Study, central, difference, of_central, options, read
+from mtdiff.results import study as studies
+from mtdiff.results.record import Result, Row, find
+from mtdiff.results.study import Run, Study, central, difference, of_central, options, read
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures"]

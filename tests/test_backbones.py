@@ -39,11 +39,11 @@ from baselines.finetune import Finetune
 from mtdiff.backbones import dit, label_dit, sd3, sdxl, stable_diffusion
 from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.latent import byte_tokenizer
-from mtdiff.conditioning import encode_condition
-from mtdiff.config import check
-from mtdiff.denoiser import Denoiser
+from mtdiff.config.schema import check
 from mtdiff.methods.mtu import MTU
-from mtdiff.sampling import Guidance, guide
+from mtdiff.model.conditioning import encode_condition
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance, guide
 from mtdiff.types import Batch
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs" / "backbone"

@@ -12,7 +12,12 @@ from test_module import batch, fit
 from tiny import TASKS, tiny_unet
 from torch import Tensor, nn
 
-from mtdiff.balancing import (
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.config.schema import construct
+from mtdiff.methods.mtu import MTU
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.rng import numpy_rng, torch_rng
+from mtdiff.training.balancing import (
     Balancing,
     MinSNR,
     Uncertainty,
@@ -22,12 +27,7 @@ from mtdiff.balancing import (
     products,
     project_conflicts,
 )
-from mtdiff.config import construct
-from mtdiff.denoiser import Denoiser
-from mtdiff.diffusion import Diffusion
-from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.rng import numpy_rng, torch_rng
+from mtdiff.training.module import MultiTaskModule
 
 FILES = sorted((Path(__file__).parents[1] / "experiments" / "configs" / "balancing").glob("*.yaml"))
 SCHEDULERS = {

@@ -18,7 +18,7 @@ from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.methods import experts as layer
 from mtdiff.methods.experts import Experts
 from mtdiff.methods.mtu import MTU
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 QUICK = How(quick=True)

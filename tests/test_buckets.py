@@ -14,19 +14,22 @@ from test_backbones import FAMILIES
 from test_folder_data import saved
 from whole_runs import composed, whole_run
 
-from mtdiff.conditioning import Dropout
-from mtdiff.config import ConfigError
 from mtdiff.data.buckets import FEWEST, BucketedMixture, filled, shapes
-from mtdiff.data.checker import checked, printed
-from mtdiff.data.convert import Samples, write_index, write_shards
-from mtdiff.data.folder import Folder
 from mtdiff.data.module import MixtureModule
 from mtdiff.data.shares import FINE, fine_counts
-from mtdiff.data.tables import TableSource
-from mtdiff.denoiser import Denoiser
+from mtdiff.data.tables.checker import checked, printed
+from mtdiff.data.tables.convert import Samples, write_index, write_shards
+from mtdiff.data.tables.folder import Folder
+from mtdiff.data.tables.source import TableSource
+from mtdiff.errors import ConfigError
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
+from mtdiff.model.conditioning import Dropout
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch, Example
 
 RATIOS = [0.5, 1.0, 2.0]

@@ -16,19 +16,23 @@ from little_sets import all_four, picture, write_folder
 from tiny import TASKS, tiny_unet
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.conditioning import encode_condition
-from mtdiff.data import cache as storage
-from mtdiff.data.cache import Cache, picture_hashes, text_hash
-from mtdiff.data.emoji import EmojiSource
-from mtdiff.data.encodings import CachedEncoder, Chosen, batches, fill, lasting, one_epoch, plan
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Mixture
 from mtdiff.data.module import MixtureModule
-from mtdiff.data.tables import TableSource
-from mtdiff.denoiser import Denoiser
-from mtdiff.folder import RunError
+from mtdiff.data.tables.source import TableSource
+from mtdiff.errors import RunError
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, Task, TextToImage
+from mtdiff.model.conditioning import encode_condition
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.tasks.base import Task
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.training import cache as storage
+from mtdiff.training.cache import Cache, picture_hashes, text_hash
+from mtdiff.training.encodings import CachedEncoder, Chosen, batches, fill, lasting, one_epoch, plan
+from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch
 
 ROOT = Path(__file__).parents[1]

@@ -21,11 +21,11 @@ from PIL import Image
 from run_folders import Change, about_changed, copied, hole, make_run, picture, tensors_changed
 
 from mtdiff import load_run
-from mtdiff.config import construct
-from mtdiff.precheck import check_constructors
-from mtdiff.results import Result, Row
-from mtdiff.runs import Model
-from mtdiff.sampling import Guidance
+from mtdiff.config.schema import construct
+from mtdiff.model.sampling import Guidance
+from mtdiff.results.record import Result, Row
+from mtdiff.runs.checks import check_constructors
+from mtdiff.runs.load import Model
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -53,7 +53,7 @@ CONFIGURATIONS: list[tuple[str, list[str]]] = [
     ("method.experts=many", ["method.experts=many", "a whole number"]),
     ("method.experts=2.5", ["method.experts=2.5", "a whole number"]),
     ("method.experts=true", ["method.experts=True", "a whole number"]),
-    ("method.experts={_target_: mtdiff.tasks.Edit}", ["method.experts", "a whole number"]),
+    ("method.experts={_target_: mtdiff.tasks.edit.Edit}", ["method.experts", "a whole number"]),
     ("method.rescale=yes", ["method.rescale=yes", "true or false"]),
     ("method.granularity=nan", ["method.granularity=nan", "a finite number"]),
     ("method.router_input=time", ["method.router_input=time", "task_timestep"]),
@@ -128,9 +128,9 @@ CONFIGURATIONS: list[tuple[str, list[str]]] = [
     ("data.scenes=half", ["data.scenes=half", "a finite number"]),
     ("backbone.weights=3", ["backbone.weights=3", "a text"]),
     ("method._target_=os.system", ["method._target_=os.system", "mtdiff, baselines"]),
-    ("method._target_=mtdiff.tasks.Edit", ["method._target_=mtdiff.tasks.Edit", "expected a Method"]),
+    ("method._target_=mtdiff.tasks.edit.Edit", ["method._target_=mtdiff.tasks.edit.Edit", "expected a Method"]),
     ("data._target_=mtdiff.methods.mtu.MTU", ["data._target_", "expected a Source"]),
-    ("backbone._target_=mtdiff.tasks.Edit", ["backbone._target_", "expected a Backbone"]),
+    ("backbone._target_=mtdiff.tasks.edit.Edit", ["backbone._target_", "expected a Backbone"]),
     ("task.edit._target_=mtdiff.methods.mtu.MTU", ["task.edit._target_", "expected a Task"]),
     ("method", ["method", "key=value"]),
     ("tasks=[edit", ["tasks=[edit", "key=value"]),
@@ -213,7 +213,7 @@ def test_values_that_constructors_refuse(given: str, words: list[str], capsys: p
     ],
 )
 def test_data_options(options: dict[str, Any], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    names(words, answer(capsys, lambda: construct({"_target_": "mtdiff.data.emoji.EmojiSource", **options})))
+    names(words, answer(capsys, lambda: construct({"_target_": "mtdiff.data.emoji.source.EmojiSource", **options})))
 
 
 @pytest.mark.parametrize(("given", "words"), COSTS, ids=[c for c, _ in COSTS])
@@ -254,7 +254,7 @@ ABOUTS: dict[str, tuple[Change, list[str]]] = {
     "method is a text": (at("method", value="mtu"), ["method=mtu", "a mapping"]),
     "no class": (at("method", value={"experts": 2}), ["method._target_", "has to be given"]),
     "class of ours that is none": (at("method", "_target_", value="mtdiff.methods.mtu.Mtu"), ["no such class"]),
-    "another kind of class": (at("method", "_target_", value="mtdiff.tasks.Edit"), ["expected a Method"]),
+    "another kind of class": (at("method", "_target_", value="mtdiff.tasks.edit.Edit"), ["expected a Method"]),
     "unknown option": (at("method", "exprts", value=2), ["method.exprts=2", "did you mean 'experts'"]),
     "wrong type": (at("method", "experts", value="2"), ["method.experts=2", "a whole number"]),
     "value out of range": (at("method", "experts", value=0), ["method.experts=0", "at least 1"]),

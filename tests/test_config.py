@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from whole_runs import composed
 
-from mtdiff.config import ConfigError, check, completed, signature
+from mtdiff.config.schema import check, completed, signature
+from mtdiff.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CASES = [
@@ -123,14 +124,14 @@ def test_signature_reads_classes_functions_and_dataclasses() -> None:
     names = {a.name for a in signature("mtdiff.methods.mtu.MTU")}
     assert {"experts", "granularity", "top_k", "rescale"} <= names
     assert "weights" in {a.name for a in signature("mtdiff.backbones.stable_diffusion.load")}
-    required = {a.name for a in signature("mtdiff.settings.Training") if a.required}
+    required = {a.name for a in signature("mtdiff.config.settings.Training") if a.required}
     assert required == {"steps", "batch_size", "lr"}
 
 
 def test_a_configuration_is_completed_by_todays_defaults() -> None:
     """Of constructors and settings of this project; what it says itself stays, and so does what nobody knows."""
     method = {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
-    weighting = {"_target_": "mtdiff.balancing.MinSNR"}
+    weighting = {"_target_": "mtdiff.training.balancing.MinSNR"}
     others = {"unknown": {"_target_": "elsewhere.Thing", "a": 1}, "gone": {"_target_": "mtdiff.methods.gone.Gone"}}
     config = {"method": method, "balancing": {"weighting": weighting}, "training": {"steps": 3}, "seed": 0, **others}
     found = completed(config)

@@ -17,16 +17,19 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from tiny import BACKBONES, TASKS, sd15_shapes, sdxl_shapes, tiny_unet
 from torch import Tensor, nn
 
-from mtdiff.denoiser import Denoiser
+from mtdiff.costs import measure as cost
+from mtdiff.costs.flops import Flops, count, encoded_prompt, guided_rows, has_source, one_row, step_flops
 from mtdiff.methods.base import Method
 from mtdiff.methods.mtu import MTU
+from mtdiff.methods.routing import Routing
 from mtdiff.methods.untouched import Untouched
-from mtdiff.metrics import cost
-from mtdiff.metrics.flops import Flops, count, encoded_prompt, guided_rows, has_source, one_row, step_flops
-from mtdiff.results import Result
-from mtdiff.routing import Routing
-from mtdiff.sampling import Guidance
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance
+from mtdiff.results.record import Result
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Text
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from mtdiff.data import degradations as deg
-from mtdiff.data.degradations import Bicubic, RealESRGAN, Stage, second_stage
+from mtdiff.tasks import degradations as deg
+from mtdiff.tasks.degradations import Bicubic, RealESRGAN, Stage, second_stage
 
 AREA, BILINEAR, BICUBIC = deg.RESIZE_MODES
 

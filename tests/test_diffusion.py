@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from mtdiff.diffusion import Diffusion
-from mtdiff.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
 from mtdiff.types import Condition, Text
 
 

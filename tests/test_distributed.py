@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_distributed import BATCH, CASES, STEPS, VALIDATION
 from whole_runs import ROOT, SMALL
 
-from mtdiff.parallel import windows
+from mtdiff.training.parallel import windows
 
 
 @pytest.fixture(scope="module")

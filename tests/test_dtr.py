@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from baselines.dtr import DTR, Masked
 from mtdiff.backbones.base import Backbone, Site
-from mtdiff.denoiser import Denoiser
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
+from mtdiff.model.denoiser import Denoiser
 
 STEPS = 1000
 

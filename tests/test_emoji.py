@@ -15,14 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mtdiff.data.emoji import WEIGHTS, EmojiSource, _stride
-from mtdiff.data.emoji_changes import COMPOSED, KINDS, WORDED, gender, one_word, words
-from mtdiff.data.emoji_compose import random_spots
-from mtdiff.data.emoji_edits import TEMPLATES, article
-from mtdiff.data.emoji_pack import HELD_OUT, Pack, combination, unheld
-from mtdiff.data.emoji_scenes import PORTRAIT, UNIT, Background, Scene, blend, box, canonical, draw, paint
-from mtdiff.data.source import Need
-from mtdiff.types import SPLITS, Record
+from mtdiff.data.emoji.changes import COMPOSED, KINDS, WORDED, gender, one_word, words
+from mtdiff.data.emoji.compose import random_spots
+from mtdiff.data.emoji.edits import TEMPLATES, article
+from mtdiff.data.emoji.pack import HELD_OUT, Pack, combination, unheld
+from mtdiff.data.emoji.scenes import PORTRAIT, UNIT, Background, Scene, blend, box, canonical, draw, paint
+from mtdiff.data.emoji.source import WEIGHTS, EmojiSource, _stride
+from mtdiff.types import SPLITS, Need, Record
 
 NEEDS: tuple[Need, ...] = ("picture", "caption", "edit", "removal")
 seeds = st.integers(0, 2**32)

@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from tiny_runs import experiment
 from torch import Tensor
 
-from mtdiff.balancing import Weighting
-from mtdiff.diffusion import Diffusion
-from mtdiff.experiment import train
-from mtdiff.faults import keep, load, trained
-from mtdiff.folder import RunError, Signals
-from mtdiff.loggers import Background, Rows
-from mtdiff.module import Draws
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.errors import RunError
+from mtdiff.runs.experiment import train
+from mtdiff.training.balancing import Weighting
+from mtdiff.training.faults import keep, load, trained
+from mtdiff.training.loggers import Background, Rows
+from mtdiff.training.module import Draws
+from mtdiff.training.signals import Signals
 from mtdiff.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
@@ -84,8 +85,8 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(tmp_path: Path) -> Non
 def replayed(folder: Path, *options: str) -> tuple[str, int]:
     """What replay.py says of the run in `folder`, which is `experiment`'s, and its exit code."""
     config = {**ABOUT, "method": {"_target_": "mtdiff.methods.mtu.MTU", "experts": 2}}
-    weighting = {"_target_": "mtdiff.balancing.Uncertainty", "clusters": 3}
-    config |= {"balancing": {"_target_": "mtdiff.balancing.Balancing", "weighting": weighting}}
+    weighting = {"_target_": "mtdiff.training.balancing.Uncertainty", "clusters": 3}
+    config |= {"balancing": {"_target_": "mtdiff.training.balancing.Balancing", "weighting": weighting}}
     config |= {"training": {"steps": 12, "batch_size": 4, "lr": 1.0}, "trainer": {"precision": "32-true"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     out, code = io.StringIO(), 0
@@ -197,7 +198,7 @@ WANDB = """
 import logging, sys
 from pathlib import Path
 logging.basicConfig()
-from mtdiff.loggers import wandb_logger
+from mtdiff.training.loggers import wandb_logger
 logger = wandb_logger(Path(sys.argv[1]), {"project": "p", "offline": False}, patience=2)
 logger.log_metrics({"loss": 1.0}, 1)
 logger.close()

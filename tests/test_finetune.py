@@ -8,7 +8,7 @@ from tiny import TASKS, inputs
 
 from baselines.finetune import Finetune, TaskBias, time_sites
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
+from mtdiff.model.denoiser import Denoiser
 
 
 def test_everything_is_trained_once(tiny_backbone: Backbone) -> None:

@@ -20,16 +20,19 @@ from little_sets import all_four, captioned, encoded, number, pairs, picture, wr
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mtdiff.data.checker import checked, problems
-from mtdiff.data.folder import Folder
-from mtdiff.data.hub import Hub, Part
 from mtdiff.data.mixture import Mixture
 from mtdiff.data.pictures import Unreadable, fitted, opened, rgb
-from mtdiff.data.source import Need
-from mtdiff.data.table import Unavailable, held_out
-from mtdiff.data.tables import TableSource
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, Task, TextToImage
-from mtdiff.types import SPLITS
+from mtdiff.data.tables.checker import checked, problems
+from mtdiff.data.tables.folder import Folder
+from mtdiff.data.tables.hub import Hub, Part
+from mtdiff.data.tables.source import TableSource
+from mtdiff.data.tables.table import Unavailable, held_out
+from mtdiff.tasks.base import Task
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.types import SPLITS, Need
 
 ROOT = Path(__file__).parents[1]
 TASKS: list[Task] = [TextToImage(), Edit(), SuperResolution(), Inpaint()]
@@ -320,7 +323,7 @@ def test_three_lines_of_yaml_are_a_data_set(tmp_path: Path) -> None:
     with initialize_config_dir(str(configs), version_base=None):
         data = compose("config", ["data=mine"]).data
     assert data.edit == "/pictures/edits"
-    assert data._target_ == "mtdiff.data.tables.TableSource"
+    assert data._target_ == "mtdiff.data.tables.source.TableSource"
     assert data.size == 64
 
 
@@ -366,7 +369,7 @@ def test_repositories_that_cannot_be_read(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     script = """
-from mtdiff.data.hub import Hub
+from mtdiff.data.tables.hub import Hub
 for repository, revision in (("some/missing", None), ("some/gated", None), ("some/set", "v9")):
     try:
         Hub(repository, revision)
@@ -389,7 +392,8 @@ for repository, revision in (("some/missing", None), ("some/gated", None), ("som
 
 
 def test_no_network_is_one_line(tmp_path: Path) -> None:
-    script = "from mtdiff.data.hub import Hub\ntry:\n    Hub('some/set')\nexcept ValueError as error:\n    print(error)"
+    script = "from mtdiff.data.tables.hub import Hub\n"
+    script += "try:\n    Hub('some/set')\nexcept ValueError as error:\n    print(error)"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=env, capture_output=True, text=True, cwd=ROOT, check=False

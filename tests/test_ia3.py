@@ -11,7 +11,7 @@ from torch import nn
 from baselines.ia3 import IA3
 from baselines.peft_layers import ScaledLinear
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
+from mtdiff.model.denoiser import Denoiser
 
 
 def adapted(backbone: Backbone) -> dict[str, ScaledLinear]:
@@ -65,7 +65,7 @@ def test_equals_the_merged_model_of_peft(tiny_unet: Backbone) -> None:
 
 
 def test_biases_are_scaled_with_the_output() -> None:
-    from mtdiff.routing import Routing
+    from mtdiff.methods.routing import Routing
 
     routing, linear = Routing(), nn.Linear(6, 5)
     layer, x = ScaledLinear(linear, 2, routing, "out"), torch.randn(3, 4, 6)

@@ -13,8 +13,8 @@ from torch import nn
 from baselines.lora_ffn import LoraFFN
 from baselines.peft_layers import LoraLinear
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
+from mtdiff.model.denoiser import Denoiser
 
 
 def shaken(module: nn.Module, size: float) -> None:

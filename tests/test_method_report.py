@@ -14,9 +14,9 @@ from test_methods import CANNOT_FOLD, CASES, NAMES, adapted, base, shake
 from tiny import TASKS
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mtdiff.denoiser import Denoiser
-from mtdiff.method_report import Origin, method_report, thinned, training_report
-from mtdiff.results import Result
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.results.record import Result
+from mtdiff.runs.method_report import Origin, method_report, thinned, training_report
 
 ROOT = Path(__file__).parents[1]
 

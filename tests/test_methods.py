@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
 from mtdiff.methods.base import CannotFold, Method
+from mtdiff.model.denoiser import Denoiser
 from mtdiff.types import Condition
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs" / "method"

@@ -17,9 +17,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from mtdiff.metrics import bootstrap
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
-from mtdiff.metrics.bootstrap import mean_interval, paired_difference, seed_interval, set_interval
 from mtdiff.metrics.distances import frechet, kid, paired_kid
 from mtdiff.metrics.embedding import (
     MeasuringClip,
@@ -34,7 +32,13 @@ from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, 
 from mtdiff.metrics.quality import Judge
 from mtdiff.metrics.suites import Embedded
 from mtdiff.pretraining import Contrastive, train_tokenizer
-from mtdiff.tasks import Edit, Inpaint, Metric, SuperResolution, TextToImage
+from mtdiff.results import intervals as bootstrap
+from mtdiff.results.intervals import mean_interval, paired_difference, seed_interval, set_interval
+from mtdiff.tasks.base import Metric
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example
 
 TEXTS = ["a red apple", "a green apple", "a cat with a hat", "a cat"]

@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mtdiff.data.emoji import EmojiSource
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Cycle, Mixture, RunningBatchSampler, Stream, cycle_counts, one_thread
 from mtdiff.data.module import MixtureModule
 from mtdiff.data.source import Source
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example, Record
 
 SIZES = {"picture": 7, "caption": 5, "edit": 6, "removal": 3}

@@ -9,13 +9,13 @@ import torch
 from diffusers.training_utils import EMAModel
 from tiny import TASKS, tiny_unet
 
-from mtdiff.callbacks import EMA
-from mtdiff.conditioning import Dropout, encode_condition
-from mtdiff.denoiser import Denoiser
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule, learning_rate_scale, per_task_sum
+from mtdiff.model.conditioning import Dropout, encode_condition
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance
 from mtdiff.rng import torch_rng
-from mtdiff.sampling import Guidance
+from mtdiff.training.callbacks import EMA
+from mtdiff.training.module import MultiTaskModule, learning_rate_scale, per_task_sum
 from mtdiff.types import Batch, Condition, Text
 
 

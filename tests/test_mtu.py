@@ -12,12 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 import mtdiff.methods.experts as experts_of
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
 from mtdiff.methods.experts import ExpertInput, Experts
 from mtdiff.methods.geglu_loop import GegluLoop
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.training.module import MultiTaskModule
 
 WIDTH = 16  # 64 hidden units
 TASK, TIME = torch.tensor([2, 0, 3, 2]), torch.tensor([10, 500, 999, 0])

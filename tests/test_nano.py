@@ -8,12 +8,12 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
 from mtdiff.backbones.stable_diffusion import load, shipped_folder
-from mtdiff.data.emoji import EmojiSource
-from mtdiff.denoiser import Denoiser
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.methods.mtu import MTU
 from mtdiff.methods.untouched import Untouched
 from mtdiff.metrics.alexnet import AlexNetEmbedding
 from mtdiff.metrics.embedding import MeasuringClip, shipped_clip
+from mtdiff.model.denoiser import Denoiser
 from mtdiff.pretraining import psnr, retrieval, to_float
 from mtdiff.types import Condition
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from baselines.one_pic import OnePic
 from mtdiff.backbones.base import Backbone
-from mtdiff.denoiser import Denoiser
-from mtdiff.diffusion import Diffusion
-from mtdiff.layout import Canvas, ChannelConcat
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.methods.layout import Canvas, ChannelConcat
+from mtdiff.model.denoiser import Denoiser
 from mtdiff.types import Condition
 
 MIXED = [1, 0, 3, 0, 2]

@@ -14,9 +14,9 @@ import torch
 from tiny import TASKS, UNET, tiny_unet
 from tiny_transformer import TINY_CLIP, TINY_VAE, tiny_transformer
 
-from mtdiff import onnx
-from mtdiff.denoiser import Denoiser
 from mtdiff.methods.mtu import MTU
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.runs import onnx
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

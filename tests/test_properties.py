@@ -15,16 +15,20 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtdiff.config import check, construct
-from mtdiff.data.degradations import Bicubic, RealESRGAN
-from mtdiff.data.emoji import EmojiSource
-from mtdiff.data.masks import COVERAGE, random_hole
+from mtdiff.config.schema import check, construct
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Cycle, Mixture, Stream, cycle_counts
 from mtdiff.files import read_json, read_yaml, shown
-from mtdiff.layout import Canvas, ChannelConcat, Layout
-from mtdiff.results import Result, Row
-from mtdiff.summary import summarise
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, Task, TextToImage
+from mtdiff.methods.layout import Canvas, ChannelConcat, Layout
+from mtdiff.results.record import Result, Row
+from mtdiff.results.table import summarise
+from mtdiff.tasks.base import Task
+from mtdiff.tasks.degradations import Bicubic, RealESRGAN
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.masks import COVERAGE, random_hole
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Condition, Example, Split
 
 settings.register_profile(

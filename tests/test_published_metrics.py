@@ -27,7 +27,8 @@ from mtdiff.metrics.inception import InceptionFeatures
 from mtdiff.metrics.measures import Frechet, Kernel, Parts
 from mtdiff.metrics.suites import Published
 from mtdiff.pretraining import Contrastive, train_tokenizer
-from mtdiff.tasks import Edit, TextToImage
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example
 
 ROOT = Path(__file__).parents[1]

@@ -35,7 +35,7 @@ from transformers import (
 
 from baselines import published_pipelines as published
 from mtdiff.backbones.latent import byte_tokenizer
-from mtdiff.results import Result
+from mtdiff.results.record import Result
 from mtdiff.types import Batch, Example
 
 ROOT = Path(__file__).parents[1]

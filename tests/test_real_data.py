@@ -14,12 +14,11 @@ from little_sets import all_four, picture
 from safetensors.torch import load_file
 from whole_runs import CONFIGS, ROOT, whole_run
 
-from mtdiff.data.convert import Samples, write_shards
-from mtdiff.data.shards import Shards
-from mtdiff.data.source import Need
-from mtdiff.data.tables import TableSource
-from mtdiff.folder import Interrupted
-from mtdiff.types import SPLITS
+from mtdiff.data.tables.convert import Samples, write_shards
+from mtdiff.data.tables.shards import Shards
+from mtdiff.data.tables.source import TableSource
+from mtdiff.errors import Interrupted
+from mtdiff.types import SPLITS, Need
 
 TASKS = {"text_to_image", "edit", "super_resolution", "inpaint"}
 NEEDS: list[Need] = ["caption", "edit", "picture", "removal"]

@@ -16,12 +16,12 @@ import pytest
 import scipy.stats
 
 from baselines.published_numbers import published
-from mtdiff import results as module
-from mtdiff.comparison import paired
-from mtdiff.metrics.bootstrap import Interval
-from mtdiff.provenance import git_state
-from mtdiff.results import Result, Row, collect, compact, portable, provenance
-from mtdiff.summary import Cell, Column, summarise, worse_for_sure
+from mtdiff.provenance import git_state, provenance
+from mtdiff.results import record as module
+from mtdiff.results.intervals import Interval
+from mtdiff.results.paired import paired
+from mtdiff.results.record import Result, Row, collect, compact, portable
+from mtdiff.results.table import Cell, Column, summarise, worse_for_sure
 
 SCRIPT = Path(__file__).parents[1] / "experiments/table.py"
 
@@ -302,10 +302,17 @@ def test_lines_that_differ_in_several_options_name_what_is_unusual() -> None:
     """Each line its own, and the table says what all others have."""
 
     def one(seed: int = 0, **method: object) -> Result:
-        weighting = {"_target_": method.pop("weighting", "mtdiff.balancing.Uniform")}
+        weighting = {"_target_": method.pop("weighting", "mtdiff.training.balancing.Uniform")}
         return result(seed=seed, config={"seed": seed, "method": {"experts": 4, **method}, "balancing": weighting})
 
-    runs = [one(experts=1), one(experts=8), one(weighting="mtdiff.balancing.MinSNR"), one(), one(1), one(shift=2)]
+    runs = [
+        one(experts=1),
+        one(experts=8),
+        one(weighting="mtdiff.training.balancing.MinSNR"),
+        one(),
+        one(1),
+        one(shift=2),
+    ]
     table = summarise(runs)
     assert [line.label for line in table.lines] == [
         "mtu (method.experts=1)",

@@ -18,10 +18,11 @@ import pytest
 import torch
 from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, trained_by_two
 
-from mtdiff.checkpoints import listed, newest, random_state, restore_random, step_of, whole
 from mtdiff.data.loader import tells_of_death
-from mtdiff.folder import InUse, alone, wait_for
-from mtdiff.loggers import Rows, read_rows
+from mtdiff.errors import InUse
+from mtdiff.runs.lock import alone, wait_for
+from mtdiff.training.checkpoints import listed, newest, random_state, restore_random, step_of, whole
+from mtdiff.training.loggers import Rows, read_rows
 
 # Where a run is killed, one after the other: each time it gets a little further. Two steps of accumulation make one.
 DEATHS = [
@@ -293,7 +294,7 @@ def test_rows_go_on_without_half_a_line(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mtdiff.folder import alone
+from mtdiff.runs.lock import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -326,7 +327,7 @@ def test_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*args: Any) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("mtdiff.folder.os.open", refuse)
+    monkeypatch.setattr("mtdiff.runs.lock.os.open", refuse)
     with pytest.raises(ValueError, match=r"run_dir=.*/run: cannot be written \(Read-only file system\)"):  # noqa: SIM117
         with alone(tmp_path / "run"):
             pass

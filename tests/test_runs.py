@@ -15,14 +15,14 @@ from tiny import TASKS
 
 import mtdiff
 from mtdiff.backbones.stable_diffusion import load
-from mtdiff.denoiser import Denoiser
-from mtdiff.evaluate import first_noise
-from mtdiff.export import export
 from mtdiff.methods.base import CannotFold
 from mtdiff.methods.mtu import MTU
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance
 from mtdiff.rng import torch_rng
-from mtdiff.runs import Model
-from mtdiff.sampling import Guidance
+from mtdiff.runs.evaluation import first_noise
+from mtdiff.runs.export import export
+from mtdiff.runs.load import Model
 from mtdiff.types import Batch
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +30,10 @@ ABOUT = {
     "method": {"_target_": "mtdiff.methods.mtu.MTU", "experts": 4},
     "backbone": {"_target_": "mtdiff.backbones.stable_diffusion.load", "weights": "nano"},
     "task": {
-        "text_to_image": {"_target_": "mtdiff.tasks.TextToImage"},
-        "edit": {"_target_": "mtdiff.tasks.Edit"},
-        "super_resolution": {"_target_": "mtdiff.tasks.SuperResolution"},
-        "inpaint": {"_target_": "mtdiff.tasks.Inpaint"},
+        "text_to_image": {"_target_": "mtdiff.tasks.text_to_image.TextToImage"},
+        "edit": {"_target_": "mtdiff.tasks.edit.Edit"},
+        "super_resolution": {"_target_": "mtdiff.tasks.super_resolution.SuperResolution"},
+        "inpaint": {"_target_": "mtdiff.tasks.inpaint.Inpaint"},
     },
     "tasks": list(TASKS),
     "sampling": {"sampler": "ddim", "steps": 3, "guidance": {"edit": {"image": 1.5, "text": 3.0}}},

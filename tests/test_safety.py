@@ -21,14 +21,14 @@ from run_folders import ABOUT, about_changed, copied, make_run
 from tiny import tiny_unet
 
 from mtdiff import load_run
-from mtdiff.adapter import read_about
 from mtdiff.backbones.stable_diffusion import load
-from mtdiff.checkpoints import WholeFiles
-from mtdiff.config import ConfigError, check, construct
+from mtdiff.config.schema import check, construct
+from mtdiff.errors import ConfigError, RunError
 from mtdiff.files import read_json, read_picture, read_yaml, within
-from mtdiff.folder import RunError
-from mtdiff.results import Result
-from mtdiff.runs import Model
+from mtdiff.results.record import Result
+from mtdiff.runs.adapter import read_about
+from mtdiff.runs.load import Model
+from mtdiff.training.checkpoints import WholeFiles
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -79,16 +79,16 @@ TARGETS = [
     "mtdiff.provenance.run",
     "mtdiff.provenance.subprocess.run",
     "mtdiff.provenance.git_state",
-    "mtdiff.results.write_atomically",
-    "mtdiff.results.os.system",
-    "mtdiff.results.Path.unlink",
-    "mtdiff.results.Result.load",
-    "mtdiff.runs.load_run",
-    "mtdiff.runs.torch.load",
-    "mtdiff.export.export",
-    "mtdiff.config.construct",
-    "mtdiff.config.importlib.import_module",
-    "mtdiff.tasks.np.load",
+    "mtdiff.files.write_atomically",
+    "mtdiff.results.record.os.system",
+    "mtdiff.results.record.Path.unlink",
+    "mtdiff.results.record.Result.load",
+    "mtdiff.runs.load.load_run",
+    "mtdiff.runs.load.torch.load",
+    "mtdiff.runs.export.export",
+    "mtdiff.config.schema.construct",
+    "mtdiff.config.schema.importlib.import_module",
+    "mtdiff.tasks.super_resolution.np.load",
     "mtdiff..tasks.Edit",
     "mtdiff.../../tmp/evil.Edit",
     "baselines.trivial.np.os.system",
@@ -109,7 +109,7 @@ def test_targets_are_classes_of_ours(target: str, place: str) -> None:
         check(node)
 
 
-@pytest.mark.parametrize("target", ["os.system", "mtdiff.provenance.subprocess.run", "mtdiff.results.write_atomically"])
+@pytest.mark.parametrize("target", ["os.system", "mtdiff.provenance.subprocess.run", "mtdiff.files.write_atomically"])
 @pytest.mark.parametrize("place", ["method", "backbone"])
 def test_a_run_names_classes_of_ours(target: str, place: str, folder: Path, tmp_path: Path) -> None:
     spoilt = about_changed(folder, tmp_path / "run", lambda about: about.update({place: {"_target_": target}}))
@@ -146,7 +146,7 @@ def test_a_package_is_named_by_the_user(folder: Path, tmp_path: Path, monkeypatc
 )
 def test_nothing_is_resolved_in_constructing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTDIFF_SECRET", "hunter2")
-    assert construct({"_target_": "mtdiff.tasks.Edit", "name": text}).name == text
+    assert construct({"_target_": "mtdiff.tasks.edit.Edit", "name": text}).name == text
 
 
 def test_nothing_is_resolved_in_a_config_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

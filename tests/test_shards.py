@@ -19,18 +19,18 @@ from fsspec.implementations.memory import MemoryFileSystem
 from little_sets import captioned, encoded, number, pairs, picture
 from torch.utils.data import DataLoader
 
-from mtdiff.data import shards
-from mtdiff.data.convert import Samples, write_index, write_shards
-from mtdiff.data.emoji import EmojiSource
-from mtdiff.data.folder import Folder
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Mixture, RunningBatchSampler
 from mtdiff.data.pictures import opened, rgb
-from mtdiff.data.shards import Shards, described
-from mtdiff.data.source import Need
-from mtdiff.data.table import Unavailable
-from mtdiff.data.tables import WINDOW, TableSource
-from mtdiff.tasks import Edit, TextToImage
-from mtdiff.types import SPLITS, Batch, Split
+from mtdiff.data.tables import shards
+from mtdiff.data.tables.convert import Samples, write_index, write_shards
+from mtdiff.data.tables.folder import Folder
+from mtdiff.data.tables.shards import Shards, described
+from mtdiff.data.tables.source import WINDOW, TableSource
+from mtdiff.data.tables.table import Unavailable
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.types import SPLITS, Batch, Need, Split
 
 ROOT = Path(__file__).parents[1]
 SMALL = 1 / 256  # MiB: a few samples a shard

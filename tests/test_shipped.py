@@ -12,12 +12,13 @@ from PIL import Image
 from run_folders import about_changed, make_run
 from safetensors.torch import load_file
 
-from mtdiff import adapter, load_run
-from mtdiff.adapter import ADAPTERS, shipped
-from mtdiff.data.emoji import EmojiSource
+from mtdiff import load_run
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.module import MixtureModule
 from mtdiff.metrics.alexnet import lpips_alex
-from mtdiff.tasks import SuperResolution
+from mtdiff.runs import adapter
+from mtdiff.runs.adapter import ADAPTERS, shipped
+from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.types import Batch
 
 ROOT = Path(__file__).parents[1]

@@ -15,15 +15,15 @@ from torch import nn
 from whole_runs import composed
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.config import ConfigError, check_arguments, signature
-from mtdiff.denoiser import Denoiser
-from mtdiff.folder import RunError
-from mtdiff.memory import advice, channels_last, within_memory
+from mtdiff.config.schema import check_arguments, signature
+from mtdiff.config.settings import Speed, Training
+from mtdiff.errors import ConfigError, RunError
 from mtdiff.methods.mtu import MTU
-from mtdiff.optimizers import clip, make
-from mtdiff.parallel import Sharded, trainer_arguments
-from mtdiff.precheck import check_speed, check_trainer
-from mtdiff.settings import Speed, Training
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.runs.checks import check_speed, check_trainer
+from mtdiff.training.memory import advice, channels_last, within_memory
+from mtdiff.training.optimizers import clip, make
+from mtdiff.training.parallel import Sharded, trainer_arguments
 
 TRAINERS = sorted((Path(__file__).parents[1] / "experiments" / "configs" / "trainer").glob("*.yaml"))
 TRAINING = Training(steps=10, batch_size=8, lr=1e-3)
@@ -44,7 +44,7 @@ def test_every_preset_is_one_of_lightnings(path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n")
     assert set(given) == {"trainer", "speed"}
     check_trainer(given["trainer"])
-    check_arguments("speed", list(signature("mtdiff.settings.Speed")), given["speed"])
+    check_arguments("speed", list(signature("mtdiff.config.settings.Speed")), given["speed"])
     assert set(given["speed"]) == set(vars(Speed()))
 
 
@@ -108,7 +108,7 @@ def test_clipping_as_torch_does() -> None:
 
 
 def test_missing_bitsandbytes_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtdiff.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("mtdiff.config.settings.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^training.optimizer=adamw_8bit: needs bitsandbytes, pip install"):
         replace(TRAINING, optimizer="adamw_8bit")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdiff.suites import Planned
+from mtdiff.runs.suite import Planned
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "experiments/sweeps").glob("*/*.yaml"))
@@ -77,9 +77,10 @@ def test_every_model_sees_the_same_examples_of_a_task(plans: dict[str, list[Plan
         tasks = next((o for o in run.overrides if o.startswith("tasks=")), "a,b,c,d").count(",") + 1
         assert f"training.steps={steps[tasks]}" in run.overrides
 
-    from mtdiff.data.emoji import EmojiSource
+    from mtdiff.data.emoji.source import EmojiSource
     from mtdiff.data.mixture import Mixture
-    from mtdiff.tasks import Edit, TextToImage
+    from mtdiff.tasks.edit import Edit
+    from mtdiff.tasks.text_to_image import TextToImage
 
     source = EmojiSource()
     both = Mixture(source, [TextToImage(), Edit()], [1.0, 1.0])

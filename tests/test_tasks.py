@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtdiff.data import masks
 from mtdiff.rng import numpy_rng
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
+from mtdiff.tasks import masks
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example, Record
 
 TASKS = [

@@ -20,17 +20,20 @@ from tiny_joint import tiny_joint, tiny_label
 
 from baselines.dtr import DTR
 from baselines.one_pic import OnePic
-from mtdiff.balancing import Balancing, Uncertainty
-from mtdiff.callbacks import EMA
-from mtdiff.conditioning import Dropout
-from mtdiff.data.emoji import EmojiSource
+from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.module import MixtureModule
-from mtdiff.denoiser import Denoiser
-from mtdiff.evaluate import drawer, first_noise
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.parallel import dealt, first, trainer_arguments, whole
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
+from mtdiff.model.conditioning import Dropout
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.runs.evaluation import drawer, first_noise
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.training.balancing import Balancing, Uncertainty
+from mtdiff.training.callbacks import EMA
+from mtdiff.training.module import MultiTaskModule
+from mtdiff.training.parallel import dealt, first, trainer_arguments, whole
 from mtdiff.types import Batch
 
 BATCH, STEPS, VALIDATION = 4, 3, 3

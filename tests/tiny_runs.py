@@ -22,27 +22,30 @@ from baselines.finetune import Finetune
 from baselines.ia3 import IA3
 from baselines.lora_ffn import LoraFFN
 from baselines.one_pic import OnePic
-from mtdiff import experiment as runs
-from mtdiff.adapter import IDENTITY
-from mtdiff.balancing import Balancing, Uncertainty, Uniform, Weighting
+from mtdiff.config.settings import Evaluation, Training
 from mtdiff.data.module import MixtureModule
-from mtdiff.data.source import Need, Source
-from mtdiff.denoiser import Denoiser
-from mtdiff.experiment import Experiment, execute
-from mtdiff.folder import Interrupted, RunError
-from mtdiff.loggers import wandb_logger
+from mtdiff.data.source import Source
+from mtdiff.errors import Interrupted, RunError
 from mtdiff.methods.base import Method
 from mtdiff.methods.mtu import MTU
-from mtdiff.module import MultiTaskModule
-from mtdiff.results import Result, Row
-from mtdiff.settings import Evaluation, Training
-from mtdiff.tasks import Edit, Inpaint, SuperResolution, TextToImage
-from mtdiff.types import Record, Split
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.results.record import Result, Row
+from mtdiff.runs import experiment as runs
+from mtdiff.runs.adapter import IDENTITY
+from mtdiff.runs.experiment import Experiment, execute
+from mtdiff.tasks.edit import Edit
+from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.super_resolution import SuperResolution
+from mtdiff.tasks.text_to_image import TextToImage
+from mtdiff.training.balancing import Balancing, Uncertainty, Uniform, Weighting
+from mtdiff.training.loggers import wandb_logger
+from mtdiff.training.module import MultiTaskModule
+from mtdiff.types import Need, Record, Split
 
 FORKS = multiprocessing.get_context("forkserver")
 # Not this file: before Python 3.12.8 a fork server finds only what is installed, and says nothing about the rest.
 # torch loads _dynamo at the first optimiser step.
-FORKS.set_forkserver_preload(["mtdiff.experiment", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
+FORKS.set_forkserver_preload(["mtdiff.runs.experiment", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
 DEFAULT: dict[str, Any] = {"steps": 12, "batch_size": 4, "lr": 1e-2, "accumulate": 2, "warmup": 3, "decay": 0.5}
 DEFAULT |= {"ema_decay": 0.9, "workers": 1, "sample_every": 4, "validate_every": 3, "save_every": 3}
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 2, "save_every": 2, "sample_every": None}

@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from mtdiff.routing import Routing, TaskConv2d
 from mtdiff.types import Condition, Text
 
 SiteKind = Literal["ffn", "self_attention", "cross_attention", "block", "input"]
@@ -103,13 +102,6 @@ class Backbone(nn.Module, ABC):
         names = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
         children = (child for name, child in self.denoiser.named_children() if name in names)
         return [part for child in children for part in (child if isinstance(child, nn.ModuleList) else [child])]
-
-    def widen_input(self, extra: int, tasks: int, routing: Routing) -> None:
-        """Give every task an input convolution of its own with `extra` more channels, which start at zero."""
-        for site in self.sites("input"):
-            conv = site.module
-            assert isinstance(conv, nn.Conv2d)
-            site.replace(TaskConv2d(conv, extra, tasks, routing))
 
     @abstractmethod
     def sync_config(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtdiff.benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
 from mtdiff.methods.experts import Experts
 from mtdiff.methods.mtu import MTU
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
 
 SIZES = ((320, 4096), (640, 1024), (1280, 256))  # width and tokens of SD 1.5's feed-forward layers
 EXPERTS, SAMPLES = 4, 4

@@ -9,13 +9,13 @@ from torch import nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
-from mtdiff.denoiser import Denoiser
-from mtdiff.export import arranged
+from mtdiff.costs.flops import count, encoded_prompt
+from mtdiff.costs.measure import materialise
 from mtdiff.methods.mtu import MTU
 from mtdiff.methods.untouched import Untouched
-from mtdiff.metrics.cost import materialise
-from mtdiff.metrics.flops import count, encoded_prompt
-from mtdiff.runs import Takes
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.runs.export import arranged
+from mtdiff.runs.load import Takes
 
 TAKES = {"text_to_image": Takes(False, True, False), "edit": Takes(True, True, False)}
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from mtdiff.backbones.base import Backbone
 from mtdiff.benchmarks.folded import TAKES, folded_for, moved_mtu
 from mtdiff.benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
-from mtdiff.denoiser import Denoiser
-from mtdiff.evaluate import first_noise
-from mtdiff.export import pipeline_name
-from mtdiff.module import MultiTaskModule
-from mtdiff.sampling import Guidance, make_scheduler
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance, make_scheduler
+from mtdiff.runs.evaluation import first_noise
+from mtdiff.runs.export import pipeline_name
+from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch, Example
 
 Scales = Mapping[str, Guidance]

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 
 from mtdiff.benchmarks.bare import BareLoop
 from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
-from mtdiff.checkpoints import Checkpoints, listed
-from mtdiff.data import encodings
-from mtdiff.data.cache import Cache
 from mtdiff.data.mixture import Mixture
-from mtdiff.experiment import MIXED_DTYPES, Experiment, train
-from mtdiff.folder import Signals
-from mtdiff.module import MultiTaskModule
-from mtdiff.parallel import trainer_arguments
+from mtdiff.runs.experiment import MIXED_DTYPES, Experiment, train
+from mtdiff.training import encodings
+from mtdiff.training.cache import Cache
+from mtdiff.training.checkpoints import Checkpoints, listed
+from mtdiff.training.module import MultiTaskModule
+from mtdiff.training.parallel import trainer_arguments
+from mtdiff.training.signals import Signals
 from mtdiff.types import Batch
 
 WARMUP = 2  # steps at the start of every turn that do not count: optimiser states and loader workers are made in them

@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 
 from mtdiff.data.mixture import Cycle, Stream
 from mtdiff.data.shares import fine_counts
-from mtdiff.data.source import Need, Source
+from mtdiff.data.source import Source
 from mtdiff.rng import number
-from mtdiff.tasks import Task
-from mtdiff.types import Example
+from mtdiff.tasks.base import Task
+from mtdiff.types import Example, Need
 
 FEWEST = 0.005
 """Buckets with a smaller share of the records are left out; their pictures go to the nearest other."""

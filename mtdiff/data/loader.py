@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mtdiff.data.mixture import RunningBatchSampler
-from mtdiff.folder import RunError
+from mtdiff.errors import RunError
 from mtdiff.types import Batch, Example
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from mtdiff.data.shares import cycle_counts, fine_counts
-from mtdiff.data.source import Need, Source
+from mtdiff.data.source import Source
 from mtdiff.rng import number, numpy_rng
-from mtdiff.tasks import Task
-from mtdiff.types import SPLITS, Example, Split
+from mtdiff.tasks.base import Task
+from mtdiff.types import SPLITS, Example, Need, Split
 
 Counts = Callable[[Mapping[str, float]], list[int]]
 

@@ -11,7 +11,7 @@ from mtdiff.data.buckets import BucketedMixture
 from mtdiff.data.loader import START, SteadyLoader
 from mtdiff.data.mixture import Mixture, one_thread
 from mtdiff.data.source import Source
-from mtdiff.tasks import Task
+from mtdiff.tasks.base import Task
 from mtdiff.types import Batch, Example, Split
 
 

@@ -2,17 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtdiff.types import Record, Split
-
-Need = Literal["picture", "caption", "edit", "removal"]
-"""`picture`: an image to restore, with its caption. `caption`: the same to draw from the caption alone, so outside
-training it shows things whose names were seen, in combinations that were not. `edit`: a pair with an instruction.
-`removal`: a pair where an object is gone."""
+from mtdiff.types import Need, Record, Split
 
 
 class Source(ABC):

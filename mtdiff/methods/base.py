@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.layout import ChannelConcat, Layout
-from mtdiff.routing import Routing, TaskConv2d, TaskLayerNorm
+from mtdiff.methods.layout import ChannelConcat, Layout
+from mtdiff.methods.routing import Routing
+from mtdiff.methods.taskwise import TaskConv2d, TaskLayerNorm
 
 
 class CannotFold(ValueError):
@@ -57,6 +58,14 @@ class Method(ABC):
     def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
         """What this method has to tell of itself after training: small, plain JSON, for `Result.method_report`."""
         return {}
+
+
+def widen_input(backbone: Backbone, extra: int, tasks: int, routing: Routing) -> None:
+    """Give every task an input convolution of its own with `extra` more channels, which start at zero."""
+    for site in backbone.sites("input"):
+        conv = site.module
+        assert isinstance(conv, nn.Conv2d)
+        site.replace(TaskConv2d(conv, extra, tasks, routing))
 
 
 def fold_input(backbone: Backbone, task: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mtdiff.backbones.base import Site
 from mtdiff.methods.geglu_loop import one_by_one
-from mtdiff.routing import Routing
+from mtdiff.methods.routing import Routing
 
 SPREAD = 0.1  # of a hidden unit's copies about their mean
 LARGE = 2**20

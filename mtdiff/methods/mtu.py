@@ -30,9 +30,10 @@ import torch
 from torch import nn
 
 from mtdiff.backbones.base import Backbone, Site
-from mtdiff.methods.base import CannotFold, Method, fold_input
+from mtdiff.methods.base import CannotFold, Method, fold_input, widen_input
 from mtdiff.methods.experts import ExpertInput, ExpertOptions, Experts
-from mtdiff.routing import Routing, TaskLayerNorm
+from mtdiff.methods.routing import Routing
+from mtdiff.methods.taskwise import TaskLayerNorm
 
 EMBEDDING = "mtu_task_embedding"
 TIMES = 10  # at which a report asks routers that look at the time
@@ -98,7 +99,7 @@ class MTU(Method):
             backbone.denoiser.add_module(EMBEDDING, embedding)
         for site in backbone.sites("ffn"):
             self._upcycle(site, routing, embedding)
-        backbone.widen_input(self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
+        widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def _upcycle(self, site: Site, routing: Routing, embedding: nn.Embedding) -> None:
         experts = Experts(site.module, site.name, self.options, routing, embedding)

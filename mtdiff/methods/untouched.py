@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.layout import Layout, Predict
 from mtdiff.methods.base import Method
-from mtdiff.routing import Routing
+from mtdiff.methods.layout import Layout, Predict
+from mtdiff.methods.routing import Routing
 from mtdiff.types import Condition
 
 

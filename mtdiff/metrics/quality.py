@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtdiff.metrics.bootstrap import Interval, mean_interval, set_interval
 from mtdiff.metrics.distances import Matrix
 from mtdiff.metrics.measures import Measure, Parts, PerExample, PerSet
 from mtdiff.metrics.pictures import RangeMistake, check_pictures
-from mtdiff.results import Direction, Row
+from mtdiff.results.intervals import Interval, mean_interval, set_interval
+from mtdiff.results.record import Direction, Row
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Batch
 

@@ -1,0 +1,159 @@
+"""FLOPs of a denoiser in both conventions, counted by `torch.utils.flop_counter` while it runs, layout included.
+
+`flops` counts 2 per multiply-add and includes the attention products QK and AV; `flops_no_attn` leaves those out, as
+the MTU paper's table does. A network on the meta device is counted as well as a real one.
+
+Letters: B batch, K predictions, C latent channels, h w latent size.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance, guide
+from mtdiff.rng import numpy_rng
+from mtdiff.tasks.base import Task
+from mtdiff.types import Condition, Record, Text
+
+
+@dataclass(frozen=True)
+class Flops:
+    """total: with attention products. attention: those products alone."""
+
+    total: int
+    attention: int
+
+    def named(self, times: int = 1) -> dict[str, int]:
+        """{flops, flops_no_attn} of so many calls."""
+        return {"flops": times * self.total, "flops_no_attn": times * (self.total - self.attention)}
+
+
+# Counting
+
+
+def _attention_flop(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """2 per multiply-add of QK and AV; shapes (B, heads, tokens, width)."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+# torch before 2.15 counts the fused kernel of the CPU as nothing
+CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
+
+
+def count(root: nn.Module, call: Callable[[], object]) -> Flops:
+    """FLOPs of one call. root: the first module that it enters.
+
+    Attention products are what an attention module multiplies batch-wise by itself, that is outside of its projections.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_KERNEL) as counter:
+        call()
+    batched = {name: _batched(ops) for name, ops in counter.get_flop_counts().items()}
+    attention = sum(
+        batched.get(name, 0) - _inside(name, module, batched)
+        for name, module in root.named_modules(prefix=type(root).__name__)
+        if isinstance(module, Attention | AttentionModuleMixin)
+    )
+    return Flops(counter.get_total_flops(), attention)
+
+
+def _batched(ops: Mapping[Any, int]) -> int:
+    """FLOPs of batch-wise products, fused or not."""
+    return sum(n for op, n in ops.items() if "bmm" in str(op) or "attention" in str(op))
+
+
+def _inside(name: str, module: nn.Module, batched: Mapping[str, int]) -> int:
+    """FLOPs of batch-wise products of a module's children; a plain list of modules is never entered itself."""
+    children = ((f"{name}.{child}", part) for child, part in module.named_children())
+    return sum(batched[path] if path in batched else _inside(path, part, batched) for path, part in children)
+
+
+def step_flops(denoiser: Denoiser, rows: Condition) -> Flops:
+    """One call of the denoiser for K rows of a condition."""
+    noisy, t = inputs(denoiser.backbone, rows)
+    with values_at_hand(denoiser):
+        return count(denoiser, lambda: denoiser(noisy, t, rows))
+
+
+@contextmanager
+def values_at_hand(denoiser: Denoiser) -> Iterator[None]:
+    """For a network on the meta device: the layout works on the CPU, since it may look at values."""
+    backbone, device = denoiser.backbone, device_of(denoiser.backbone)
+    if device.type != "meta":
+        yield
+        return
+    predict = backbone.predict
+
+    def on_meta(packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        there = moved(condition, device)
+        denoiser.routing.write(there.task, t.to(device))
+        return torch.zeros(predict(packed.to(device), t.to(device), there).shape)
+
+    backbone.predict = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del backbone.predict
+
+
+def device_of(backbone: Backbone) -> torch.device:
+    return next(backbone.denoiser.parameters()).device
+
+
+def moved(rows: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
+    """A condition on another device; its floating-point fields in another type, if one is named."""
+
+    def there(v: Tensor) -> Tensor:
+        return v.to(device, dtype if v.is_floating_point() else None)
+
+    fields = {k: there(v) for k, v in vars(rows).items() if isinstance(v, Tensor)}
+    return replace(rows, **fields, extra={k: there(v) for k, v in rows.extra.items()})
+
+
+# Inputs of the right shape
+
+
+def has_source(task: Task) -> bool:
+    """Whether a task's examples come with a source image, found by making one from a small noise picture."""
+    noise = torch.from_numpy(numpy_rng("cost").integers(0, 256, (3, 64, 64), dtype=np.uint8))
+    record = Record(noise, "a picture", "cost", edited=noise, instruction="change it", edited_caption="a picture")
+    return bool((task.make(record, numpy_rng("cost"), 0).mask < 1).any())
+
+
+def encoded_prompt(backbone: Backbone) -> Text:
+    """One encoded prompt; ones on the CPU where the text encoder has shapes alone."""
+
+    def filled(x: Tensor) -> Tensor:
+        return torch.ones(x.shape, dtype=x.dtype) if x.is_meta else x
+
+    text = backbone.embed(["a picture"])
+    return Text(filled(text.tokens), {k: filled(v) for k, v in text.extra.items()})
+
+
+def one_row(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:
+    """B = 1, on the text's device: with a source latent or without one."""
+    latent = torch.zeros(1, *backbone.latent_shape, device=text.tokens.device)
+    mask = torch.full_like(latent[:, :1], 0.0 if source else 1.0)
+    return Condition(latent, mask, text.tokens, torch.tensor([task], device=latent.device), text.extra)
+
+
+def guided_rows(row: Condition, empty: Text, guidance: Guidance) -> Condition:
+    """The K rows that a guided step predicts for one picture."""
+    return guide(row, empty, [guidance]).condition
+
+
+def inputs(backbone: Backbone, rows: Condition) -> tuple[Tensor, Tensor]:
+    """Noisy latents (B, C, h, w) and times (B,) for a condition."""
+    t = Diffusion(backbone.scheduler).times(len(rows), torch.Generator().manual_seed(0))
+    return torch.zeros_like(rows.source), t.to(rows.source.device)

@@ -1,0 +1,196 @@
+"""Designer-drawn emoji with their official names: pictures, scenes, edits and removals (`docs/data.md`).
+
+What a record shows is a pure function of (need, split, index) and of the generator's state.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from math import gcd
+from types import MappingProxyType
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtdiff.data.emoji.changes import KINDS, Change, Plan, changes, nameable, plan, words
+from mtdiff.data.emoji.compose import Composer, choose
+from mtdiff.data.emoji.edits import Edit, Editor, captions, instructions
+from mtdiff.data.emoji.pack import Emoji, Pack, Portrait
+from mtdiff.data.emoji.scenes import Scene, canonical, draw
+from mtdiff.data.source import Source
+from mtdiff.types import SPLITS, Need, Record, Split
+
+WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "skin tone": 0.10,
+        "gender": 0.08,
+        "style": 0.10,
+        "colour": 0.08,
+        "mood": 0.08,
+        "time": 0.06,
+        "word": 0.10,
+        "add": 0.10,
+        "remove": 0.10,
+        "replace": 0.10,
+        "move": 0.10,
+    }
+)
+"""Default shares of the kinds of edit."""
+EDITS: Mapping[Split, int] = {"validation": 500, "test": 2000}
+"""Edits in an epoch; one of training is long enough for every change to occur."""
+
+
+class EmojiSource(Source):
+    """size: side of the pictures in pixels. styles: designers. tones: whether to use skin tones.
+
+    scenes: share of composed scenes among `picture` and `caption` records (held-out combinations are always scenes).
+    white: share of canonical portraits, alone on white, among single emoji; the others have backgrounds.
+    plain_tone: how often an emoji that has skin tones is drawn without one.
+    edits: share of each kind of edit; kinds left out do not occur.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        styles: Sequence[str] = ("noto", "twemoji"),
+        tones: bool = True,
+        scenes: float = 0.5,
+        white: float = 0.6,
+        plain_tone: float = 0.5,
+        edits: Mapping[str, float] = WEIGHTS,
+    ):
+        if not isinstance(size, int) or size < 16:
+            raise ValueError(f"size={size!r}: expected a whole number of at least 16")
+        self._arguments = (size, tuple(styles), tones, scenes, white, plain_tone, dict(edits))
+        self.side, self.scenes = size, _share("scenes", scenes)
+        self.pack = Pack(styles, tones)
+        self.composer = Composer(_share("white", white), _share("plain_tone", plain_tone))
+        self.editor = Editor(self.pack, self.composer)
+        self.edits = _weights(edits)
+
+    def __reduce__(self) -> Any:
+        return type(self), self._arguments  # workers find everything else out again
+
+    # What it offers
+
+    def size(self, need: Need, split: Split) -> int:
+        _one_of("need", need, get_args(Need))
+        _one_of("split", split, SPLITS)
+        if need == "edit":
+            return self._plan(split).size
+        return len(self._pool(need, split)) * len(self.pack.styles)
+
+    def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
+        count = self.size(need, split)
+        if not 0 <= index < count:
+            raise IndexError(f"index={index}: `{need}` of `{split}` has {count} records")
+        place = index * _stride(count) % count  # neighbours differ in kind, style and category
+        if need == "edit":
+            change, style = self._plan(split).change(place), choose(self.pack.styles, rng)
+            known = None if split == "train" else self._known
+            return self._pair(change.kind, self.editor.edit(change, style, split, rng, known))
+        pool = self._pool(need, split)
+        style, emoji = self.pack.styles[place // len(pool)], pool[place % len(pool)]
+        if need == "removal":
+            return self._pair("remove", self.editor.edit(Change("remove", emoji, emoji), style, split, rng))
+        main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
+        scene = self._scene(main, pool, split, rng, held=need == "caption" and split != "train")
+        return Record(self._draw(scene), scene.caption, scene.key)
+
+    def portrait(self, style: str, stem: str) -> Record:
+        """The canonical picture of one drawing: alone, centred, nearly filling the frame, on white."""
+        if (style, stem) not in self._by_stem:
+            raise ValueError(f"style={style!r}, stem={stem!r}: no such picture in {', '.join(self.pack.styles)}")
+        scene = canonical(self._by_stem[style, stem])
+        return Record(self._draw(scene), scene.caption, scene.key)
+
+    def portraits(self, split: Split) -> list[Portrait]:
+        """Every drawing of a split: style x emoji x tone."""
+        return [Portrait(s, e, t) for s in self.pack.styles for e in self.pack.of(split) for t in e.tones]
+
+    def texts(self, split: Split) -> list[str]:
+        """All that a tokenizer should know, each once: captions, their parts, and every instruction filled in."""
+        portraits, found = self.portraits(split), self._plan(split).changes
+        return list(dict.fromkeys([*captions(portraits), *instructions(self.pack, found)]))
+
+    # Choosing
+
+    @cached_property
+    def _by_stem(self) -> dict[tuple[str, str], Portrait]:
+        return {(p.style, p.stem): p for s in SPLITS for p in self.portraits(s)}
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """Words of the training texts."""
+        return frozenset(w for text in self.texts("train") for w in words(text))
+
+    @cached_property
+    def _plans(self) -> dict[Split, Plan]:
+        return {}
+
+    def _plan(self, split: Split) -> Plan:
+        """The epoch of edits of a split, worked out once."""
+        if split not in self._plans:
+            known = () if split == "train" else self._known
+            self._plans[split] = plan(changes(self.pack, split, known), self.edits, EDITS.get(split))
+        return self._plans[split]
+
+    @cached_property
+    def _removable(self) -> list[Emoji]:
+        return nameable(self.pack)
+
+    def _pool(self, need: Need, split: Split) -> Sequence[Emoji]:
+        """Main emoji of a split's records: its own, or training emoji where a name or a combination is tested."""
+        if need == "removal":
+            return self._removable
+        return self.pack.of(split if need == "picture" else "train")
+
+    def _scene(
+        self, main: Portrait, pool: Sequence[Emoji], split: Split, rng: np.random.Generator, held: bool
+    ) -> Scene:
+        """A single emoji or a scene of one to three; with `held`, always two or three in a held-out combination."""
+        if not held and rng.random() >= self.scenes:
+            return self.composer.single(main, rng)
+        companions = choose((1, 1, 2) if held else (0, 1, 1, 1, 2, 2), rng)
+        others = self.composer.company(main, companions, pool, split, rng, least=int(held), held=held)
+        return self.composer.scene([main, *others], rng)
+
+    # Drawing
+
+    def _draw(self, scene: Scene) -> Tensor:
+        """(3, S, S) uint8."""
+        return torch.from_numpy(np.ascontiguousarray(draw(scene, self.pack, self.side).transpose(2, 0, 1)))
+
+    def _pair(self, kind: str, edit: Edit) -> Record:
+        before, after = edit.before, edit.after
+        images = self._draw(before), self._draw(after)
+        return Record(images[0], before.caption, edit.key, kind, images[1], edit.instruction, after.caption)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: expected a share in [0, 1]")
+    return value
+
+
+def _weights(edits: Mapping[str, float]) -> dict[str, float]:
+    """The positive weights, in the order of KINDS."""
+    for kind, weight in edits.items():
+        _one_of("edits", kind, KINDS)
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"edits: {kind}={weight!r}: expected a share of at least 0")
+    return {k: edits[k] for k in KINDS if edits.get(k)}
+
+
+def _stride(count: int) -> int:
+    """A step that visits `count` places once each, near the golden section, so that any beginning is spread evenly."""
+    step = max(1, round(count * 0.618))
+    while gcd(step, count) > 1:
+        step += 1
+    return step

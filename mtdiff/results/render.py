@@ -1,0 +1,256 @@
+"""A table of results as Markdown, HTML and LaTeX (booktabs): the same cells, marks and reasons in each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from mtdiff.results.table import Cell, Cost, Line, Table
+
+ARROWS = {"lower": "↓", "higher": "↑"}
+COSTS = ("trained", "parameters", "for all tasks", "FLOPs", "latency ms")
+LEGEND = (
+    "Mean with 95 % interval: over seeds (Student's t) where there are two or more, else over examples (bootstrap). "
+    "Bold: best of the column. ≈: not significantly worse than the best at 5 % (paired over the same examples, noise "
+    "and seeds where the results carry the scores, seeds and examples both taken as random; else by intervals taken as "
+    "independent; not corrected for the number of comparisons). Below the rule: references that nothing was trained "
+    "for, not ranked. trained, parameters, for all tasks: numbers of parameters that one training changed, that one "
+    "call uses, and that serving all tasks of the comparison takes. FLOPs of one call of the denoiser: 2 per "
+    "multiply-add, with attention."
+)
+STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color:#1a1a1a;background:#fff}"
+    "table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;margin:1em 0}"
+    "th,td{padding:.3em .7em;text-align:right;font-weight:400;white-space:nowrap}"
+    "th:first-child{text-align:left}th[colspan]{text-align:center}thead{border-bottom:1px solid}"
+    "tbody+tbody{border-top:1px solid #888;color:#555}small{color:#666}"
+    "p,li{max-width:60em}b{font-weight:700}"
+)
+
+
+@dataclass
+class Footnotes:
+    """Numbers texts in the order of their first use."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def __call__(self, text: str) -> int:
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A plain table that stands beside ours and is never mixed into it. First column left, the others right."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def number(x: float) -> str:
+    """Three decimals at the size of a cosine; more below, fewer above."""
+    if x != 0 and abs(x) < 0.1:
+        return f"{x:.3g}"
+    return f"{x:.3f}" if abs(x) < 10 else f"{x:.2f}"
+
+
+def large(x: float | None) -> str:
+    """12345678 -> 12.3M; nothing for a missing number."""
+    if x is None:
+        return ""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{unit}" if abs(x) < 999.5 * size else f"{x / size:.0f}{unit}"
+    return f"{x:.0f}"
+
+
+def costs(cost: Cost) -> list[str]:
+    latency = "" if cost.latency_ms is None else f"{cost.latency_ms:.3g}"
+    return [large(cost.trainable), large(cost.total), large(cost.total_for_all_tasks), large(cost.flops), latency]
+
+
+def seeds(line: Line) -> str:
+    """How many runs stand behind each cell, as a range where cells differ."""
+    counts = {cell.seeds for cell in line.cells if cell.interval is not None}
+    return "–".join(str(c) for c in dict.fromkeys([min(counts), max(counts)])) if counts else "0"
+
+
+def texts(cell: Cell) -> tuple[str, str]:
+    """The value with its marks, and the interval; empty where they are missing."""
+    if cell.interval is None:
+        return "", ""
+    i = cell.interval
+    bounds = "" if i.low is None or i.high is None else f"[{number(i.low)}, {number(i.high)}]"
+    return number(i.value) + (" ≈" if cell.tied else ""), bounds
+
+
+# Markdown
+
+
+def plain(text: str) -> str:
+    """Safe inside a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def markdown_cell(cell: Cell, footnote: Footnotes) -> str:
+    value, bounds = texts(cell)
+    value = f"**{value}**" if cell.best else value
+    missing = cell.reason or cell.note
+    mark = f"[^{footnote(missing)}]" if missing else ""
+    return " ".join(part for part in (value + mark, bounds) if part)
+
+
+def markdown(table: Table, asides: Sequence[Aside] = ()) -> str:
+    footnote = Footnotes()
+    head = [
+        "",
+        *(f"{plain(c.task)}<br>{plain(c.metric)} {ARROWS[c.direction]}" for c in table.columns),
+        "seeds",
+        *COSTS,
+    ]
+    rows = [head, [":--", *["--:"] * (len(head) - 1)]]
+    for before, line in zip([None, *table.lines], table.lines, strict=False):
+        if line.reference and not (before and before.reference):
+            rows.append(["*references*", *["―"] * (len(head) - 1)])
+        cells = [markdown_cell(cell, footnote) for cell in line.cells]
+        rows.append([plain(line.label), *cells, seeds(line), *costs(line.cost)])
+    notes = "\n".join(f"- {plain(note)}" for note in table.notes)
+    reasons = "\n".join(f"[^{i}]: {plain(text)}" for i, text in enumerate(footnote.texts, 1))
+    parts = [_markdown_rows(rows), LEGEND, notes, reasons, *(_markdown_aside(aside) for aside in asides)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _markdown_aside(aside: Aside) -> str:
+    rule = [":--", *["--:"] * (len(aside.head) - 1)]
+    rows = [rule, *([plain(cell) for cell in row] for row in aside.rows)]
+    notes = "\n".join(f"- {plain(note)}" for note in aside.notes)
+    return f"## {aside.title}\n\n{_markdown_rows([[plain(h) for h in aside.head], *rows])}\n\n{notes}".rstrip()
+
+
+# HTML
+
+
+def html_cell(cell: Cell, footnote: Footnotes) -> str:
+    value, bounds = texts(cell)
+    value = f"<b>{value}</b>" if cell.best else value
+    missing = cell.reason or cell.note
+    mark = f'<sup title="{escape(missing)}">{footnote(missing)}</sup>' if missing else ""
+    title = f' title="{cell.n} examples, {cell.seeds} runs"' if cell.interval else ""
+    return f"<td{title}>{value}{mark}" + (f"<br><small>{bounds}</small>" if bounds else "") + "</td>"
+
+
+def html_head(table: Table) -> str:
+    tasks = list(dict.fromkeys(c.task for c in table.columns))
+    spans = [(escape(t), sum(c.task == t for c in table.columns)) for t in tasks]
+    above = "".join(f'<th colspan="{n}">{t}</th>' for t, n in [("", 1), *spans, ("", 1), ("cost", len(COSTS))])
+    names = [f"{escape(c.metric)} {ARROWS[c.direction]}" for c in table.columns]
+    below = "".join(f"<th>{name}</th>" for name in ["", *names, "seeds", *COSTS])
+    return f"<thead><tr>{above}</tr>\n<tr>{below}</tr></thead>"
+
+
+def html_line(line: Line, footnote: Footnotes) -> str:
+    cells = "".join(html_cell(cell, footnote) for cell in line.cells)
+    rest = "".join(f"<td>{text}</td>" for text in [seeds(line), *costs(line.cost)])
+    return f"<tr><th>{escape(line.label)}</th>{cells}{rest}</tr>"
+
+
+def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
+    """What stands in a page: the table, its legend, notes and reasons, and what stands beside it."""
+    footnote = Footnotes()
+    parts = [[line for line in table.lines if line.reference is apart] for apart in (False, True)]
+    bodies = ["<tbody>" + "\n".join(html_line(line, footnote) for line in part) + "</tbody>" for part in parts if part]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    reasons = "".join(f"<li>{escape(text)}</li>" for text in footnote.texts)
+    body = [
+        f"<table>{html_head(table)}\n" + "\n".join(bodies) + "</table>",
+        f"<p>{escape(LEGEND)}</p>",
+        f"<ul>{notes}</ul>" if notes else "",
+        f"<ol>{reasons}</ol>" if reasons else "",
+        *(html_aside(aside) for aside in asides),
+    ]
+    return "\n".join(part for part in body if part)
+
+
+def html_aside(aside: Aside) -> str:
+    def row(tags: Sequence[str], cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{t}>{escape(c)}</{t}>" for t, c in zip(tags, cells, strict=True)) + "</tr>"
+
+    heads, body = ["th"] * len(aside.head), ["th", *["td"] * (len(aside.head) - 1)]
+    rows = "\n".join(row(body, cells) for cells in aside.rows)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in aside.notes)
+    table = f"<table><thead>{row(heads, aside.head)}</thead>\n<tbody>{rows}</tbody></table>"
+    return f"<h2>{escape(aside.title)}</h2>\n{table}\n" + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def html(table: Table, asides: Sequence[Aside] = ()) -> str:
+    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Results</title>'
+    return f"{head}\n<style>{STYLE}</style></head>\n<body>\n{html_body(table, asides)}\n</body></html>\n"
+
+
+# LaTeX
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "≈": r"$\approx$",
+    "–": "--",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
+
+
+def tex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(_SPECIAL.get(c, c) for c in text)
+
+
+def latex_cell(cell: Cell, footnote: Footnotes) -> str:
+    value, bounds = (tex(text) for text in texts(cell))
+    value = rf"\textbf{{{value}}}" if cell.best else value
+    missing = cell.reason or cell.note
+    mark = rf"\textsuperscript{{{footnote(missing)}}}" if missing else ""
+    return value + mark + (rf" {{\scriptsize {bounds}}}" if bounds else "")
+
+
+def latex(table: Table, asides: Sequence[Aside] = ()) -> str:
+    """A `table` float that needs the packages booktabs and graphicx (for its width)."""
+    footnote = Footnotes()
+    tasks = list(dict.fromkeys(c.task for c in table.columns))
+    spans = [sum(c.task == task for c in table.columns) for task in tasks]
+    above = ["", *(rf"\multicolumn{{{n}}}{{c}}{{{tex(t)}}}" for t, n in zip(tasks, spans, strict=True))]
+    above += ["", rf"\multicolumn{{{len(COSTS)}}}{{c}}{{cost}}"]
+    starts = [2 + sum(spans[:i]) for i in range(len(spans))]
+    rules = [rf"\cmidrule(lr){{{a}-{a + n - 1}}}" for a, n in zip(starts, spans, strict=True)]
+    names = ["", *(tex(f"{c.metric} {ARROWS[c.direction]}") for c in table.columns), "seeds", *COSTS]
+    rows: list[list[str] | str] = [above, " ".join(rules), names, r"\midrule"]
+    for before, line in zip([None, *table.lines], table.lines, strict=False):
+        if before is not None and line.reference and not before.reference:
+            rows.append(r"\midrule")
+        cells = [latex_cell(cell, footnote) for cell in line.cells]
+        rows.append([tex(line.label), *cells, tex(seeds(line)), *costs(line.cost)])
+    reasons = " ".join(rf"\textsuperscript{{{i}}} {tex(text)}." for i, text in enumerate(footnote.texts, 1))
+    caption = " ".join(part for part in (tex(LEGEND), *(tex(note) for note in table.notes), reasons) if part)
+    parts = [_latex_float(rows, len(names), caption)]
+    for aside in asides:
+        body: list[list[str] | str] = [[tex(h) for h in aside.head], r"\midrule"]
+        body += [[tex(cell) for cell in row] for row in aside.rows]
+        parts.append(_latex_float(body, len(aside.head), tex(". ".join([aside.title, *aside.notes]))))
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(parts)
+
+
+def _latex_float(rows: Sequence[list[str] | str], width: int, caption: str) -> str:
+    lines = "\n".join(row if isinstance(row, str) else " & ".join(row) + r" \\" for row in rows)
+    columns = f"l{'r' * (width - 1)}"
+    return (
+        "\\begin{table}\n\\centering\n\\resizebox{\\linewidth}{!}{%\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines}\n\\bottomrule\n\\end{{tabular}}}}\n"
+        f"\\caption{{{caption}}}\n\\end{{table}}\n"
+    )

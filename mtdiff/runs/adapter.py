@@ -1,0 +1,194 @@
+"""`adapter.json` of a run folder, which may be someone else's: what a model is built from, checked before that.
+
+Nothing in it chooses a file of this machine, an unpinned download, a class that is not ours, or a model of any size.
+No torch here.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from mtdiff.config.schema import PACKAGES, check, check_arguments, completed, signature
+from mtdiff.config.settings import Sampling
+from mtdiff.files import check_header, read_json, shown, within
+from mtdiff.runs.checks import check_sizes, check_tasks
+
+KEYS = {"method": dict, "backbone": dict, "task": dict, "tasks": list, "sampling": dict}
+IDENTITY = ("method", "backbone", "task", "tasks")
+BUILT_IN = ("nano", "nano_dit", "random", "meta")  # weights that are no file and no download
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+LARGEST = {"layers": 256, "": 1_000_000}
+"""Greatest numbers in an architecture, by a part of their names."""
+ADAPTERS = Path(__file__).parents[1] / "assets" / "adapters"
+LONGEST = 64  # list in an architecture
+
+
+@dataclass(frozen=True)
+class About:
+    """path: of the file. content: as read; backbone: as it is to be constructed. digest: what `identity` gives."""
+
+    path: Path
+    content: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    sampling: Sampling
+
+    @property
+    def weights(self) -> Path:
+        """The file of the adapter's tensors, beside `path`."""
+        return self.path.with_suffix(".safetensors")
+
+    @property
+    def tasks(self) -> list[str]:
+        return self.content["tasks"]
+
+    @property
+    def digest(self) -> str:
+        return identity(self.content)
+
+
+def identity(about: Mapping[str, Any]) -> str:
+    """SHA-256 of what an adapter's numbers mean anything for: method, base and tasks in their order."""
+    return hashlib.sha256(json.dumps({k: about[k] for k in IDENTITY}, sort_keys=True).encode()).hexdigest()
+
+
+def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | None = None, option: str = "run") -> About:
+    """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named.
+    option: what a refusal calls the folder."""
+    if not folder.is_dir():
+        own = shipped()
+        if str(folder) not in own:
+            raise ValueError(f"{option}={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
+        folder = own[str(folder)]
+    path = within(folder, "adapter.json")
+    if not path.exists():
+        raise ValueError(f"{path}: no such file, so this is not a finished run")
+    return about_of(path, read_json(path), packages, base)
+
+
+def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base: str | None = None) -> About:
+    """The same from what a file holds: `adapter.json`, or the `config.yaml` of a run that has not come so far."""
+    for key, kind in KEYS.items():
+        if not isinstance(content, dict) or key not in content:
+            raise ValueError(f"{path}: key `{key}` is missing")
+        if not isinstance(content[key], kind):
+            expected = "a list" if kind is list else "a mapping"
+            raise ValueError(f"{path}: {key}={shown(content[key])}: expected {expected}")
+    try:
+        backbone = named_base(content["backbone"], base)
+        check_content({**content, "backbone": backbone}, packages, base)
+        sampling = Sampling(**content["sampling"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return About(path, content, backbone, sampling)
+
+
+def started(plain: Mapping[str, Any]) -> About | None:
+    """The run that `training.start` of a configuration names. ValueError where its adapter does not belong there."""
+    start = plain["training"].get("start")
+    if start is None:
+        return None
+    if not isinstance(start, str) or not start:
+        raise ValueError(f"training.start={shown(start)}: expected the folder of a run, or null")
+    packages = (*PACKAGES, *plain["packages"])
+    about = read_about(Path(start), packages, plain["backbone"].get("weights"), "training.start")
+    for key in ("method", "backbone", "tasks"):  # what a task is in detail may change on the way
+        there, own = (completed(x)[key] for x in (about.content, plain))
+        if there != own:
+            expected = f"expected its own, {shown(about.content[key])}"
+            raise ValueError(f"{key}={shown(plain[key])}: not what {about.path} was trained with; {expected}")
+    check_header(about.weights)
+    return about
+
+
+def shipped() -> dict[str, Path]:
+    """Adapters inside the package, by name."""
+    return {path.name: path for path in sorted(ADAPTERS.iterdir())}
+
+
+def named_base(backbone: Mapping[str, Any], base: str | None) -> Mapping[str, Any]:
+    return backbone if base is None else {**backbone, "weights": base, "revision": None}
+
+
+def check_content(content: Mapping[str, Any], packages: Sequence[str], base: str | None) -> None:
+    for key in ("method", "backbone"):
+        if "_target_" not in content[key]:
+            raise ValueError(f"{key}._target_: has to be given")
+    check_tasks(content["tasks"], content["task"])
+    check({k: content[k] for k in ("method", "backbone", "task")}, packages=packages)
+    for key in ("method", "backbone"):
+        check_flat(key, content[key])
+    for name, node in content["task"].items():
+        if not isinstance(node, Mapping):
+            raise ValueError(f"task.{shown(name)}={shown(node)}: expected a mapping")
+        check_flat(f"task.{name}", node)
+    check_arguments("sampling", list(signature("mtdiff.config.settings.Sampling")), content["sampling"])
+    check_sizes({"backbone": content["backbone"], "data": {}})
+    for key in IDENTITY:
+        for name, value in texts(key, content[key]):
+            if base is None or name != "backbone.weights":
+                check_path(name, value)
+    if base is None:
+        check_weights(content["backbone"])
+    check_architecture("backbone.architecture", content["backbone"].get("architecture"))
+
+
+def check_flat(key: str, node: Mapping[str, Any]) -> None:
+    """Refuse our classes as options of others: no method, backbone or task takes one, but `Any` would let it pass."""
+    for name, text in texts(key, {k: v for k, v in node.items() if k != "_target_"}):
+        if name.endswith("._target_") and text.split(".")[0] in PACKAGES:
+            raise ValueError(f"{name}={shown(text)}: expected plain values in {key}")
+
+
+def texts(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Dotted keys and texts below a node."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from texts(f"{key}.{name}", child)
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            yield from texts(f"{key}[{i}]", child)
+    elif isinstance(node, str):
+        yield key, node
+
+
+def check_path(key: str, text: str) -> None:
+    """Refuse what would be read as a path to elsewhere."""
+    outside = text.startswith(("/", "~", "\\")) or PureWindowsPath(text).drive or "://" in text
+    if outside or ".." in (*PurePosixPath(text).parts, *PureWindowsPath(text).parts):
+        own = "; name a base of yours with base=..." if key == "backbone.weights" else ""
+        raise ValueError(f"{key}={shown(text)}: a run may not lead to other files{own}")
+
+
+def check_weights(backbone: Mapping[str, Any]) -> None:
+    """Weights are built in, or come from the hub at a commit."""
+    for key, revision in (("weights", "revision"), ("parts", "parts_revision")):
+        weights, commit = backbone.get(key), backbone.get(revision)
+        if weights is None or weights in BUILT_IN:
+            continue
+        if not isinstance(weights, str) or not HUB.fullmatch(weights):
+            expected = f"expected {', '.join(BUILT_IN)} or a hub repository; name a base of yours with base=..."
+            raise ValueError(f"backbone.{key}={shown(weights)}: {expected}")
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+            expected = f"expected the commit of {weights}, 40 digits; name the base yourself with base=..."
+            raise ValueError(f"backbone.{revision}={shown(commit)}: {expected}")
+
+
+def check_architecture(key: str, node: Any) -> None:
+    """Refuse numbers and lists by which a model would take all memory, or forever."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            check_architecture(f"{key}.{name}", child)
+    elif isinstance(node, list):
+        if len(node) > LONGEST:
+            raise ValueError(f"{key}: {len(node)} entries, expected at most {LONGEST}")
+        for i, child in enumerate(node):
+            check_architecture(f"{key}[{i}]", child)
+    elif isinstance(node, int | float):
+        most = next(number for part, number in LARGEST.items() if part in key.rpartition(".")[2])
+        if abs(node) > most:
+            raise ValueError(f"{key}={node}: expected at most {most}")

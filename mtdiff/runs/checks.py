@@ -1,0 +1,170 @@
+"""What the configuration of a run must satisfy beyond names and types, said before anything is loaded.
+
+`check_run` needs no torch. `check_constructors` does, but no weights: it is for the moment before a run folder is made.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from mtdiff.config.schema import Argument, check_arguments, construct, finite, nearest, refuse, signature
+from mtdiff.data.shares import cycle_counts
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, reason, shown
+
+SHAPE: dict[str, Any] = {
+    **dict.fromkeys(("task", "weights", "training", "sampling", "evaluation", "logger", "trainer"), dict),
+    **dict.fromkeys(("method", "backbone", "data"), dict),
+    **dict.fromkeys(("tasks", "packages"), list),
+}
+WORDS: dict[Any, str] = {dict: "a mapping", list: "a list"}
+NUMBER = ast.Name("float")
+ANNOTATIONS = {bool: ast.Name("bool"), int: NUMBER, float: NUMBER, str: ast.Name("str"), type(None): ast.Name("str")}
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+OURS = {
+    "max_steps": "training.steps",
+    "accumulate_grad_batches": "training.accumulate",
+    "gradient_clip_val": "training.clip",
+    "val_check_interval": "training.validate_every",
+    "limit_val_batches": "training.validate_every",
+    "enable_progress_bar": "progress",
+    "default_root_dir": "run_dir",
+    **dict.fromkeys(("logger", "callbacks"), "logger"),
+    **dict.fromkeys(("max_epochs", "check_val_every_n_epoch", "num_sanity_val_steps"), "training"),
+    **dict.fromkeys(("log_every_n_steps", "use_distributed_sampler", "enable_model_summary"), "training"),
+}
+"""Lightning's arguments that a run sets itself, and the option that does."""
+LARGEST_SEED = 2**63
+SIDES = range(16, 4097, 8)
+
+
+def check_shape(plain: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Every option at the top is known, and is a mapping or a list where one belongs."""
+    names = sorted(known)
+    for key in plain:
+        if key not in names:
+            raise ConfigError(f"{key}: no such option{nearest(key, names)}; there are {', '.join(names)}")
+    for key, kind in SHAPE.items():
+        if key not in plain:
+            raise ConfigError(f"{key}: has to be given, {WORDS[kind]}")
+        if not isinstance(plain[key], kind):
+            raise ConfigError(f"{key}={shown(plain[key])}: expected {WORDS[kind]}")
+
+
+def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
+    """Values that belong to no constructor: tasks, weights, seed, sizes, folder, logger (as its defaults), trainer."""
+    check_tasks(plain["tasks"], plain["task"])
+    check_weights(plain["weights"], plain["tasks"], plain["task"])
+    seed = plain["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < LARGEST_SEED:
+        raise ConfigError(f"seed={shown(seed)}: expected a whole number of at least 0 and less than 2**63")
+    if not isinstance(plain["progress"], bool):
+        raise ConfigError(f"progress={shown(plain['progress'])}: expected true or false")
+    for name in plain["sampling"].get("guidance", {}):
+        if name not in plain["task"]:
+            raise refuse("sampling.guidance", name, plain["task"])
+    check_sizes(plain)
+    if plain["data"].get("buckets") is not None and plain["training"].get("cache") is not None:
+        cache = shown(plain["training"]["cache"])
+        raise ConfigError(f"training.cache={cache}: expected null with data.buckets, since its latents have one shape")
+    check_place(plain["name"], plain["run_dir"])
+    for package in plain["packages"]:
+        if not isinstance(package, str) or not package.isidentifier():
+            raise ConfigError(f"packages=[{shown(package)}]: expected names of Python packages")
+    check_logger(plain["logger"], logger)
+    check_trainer(plain["trainer"])
+    check_speed(plain["speed"], plain["trainer"])
+    if plain["training"].get("optimizer") == "adamw_8bit" and plain["trainer"].get("accelerator") == "cpu":
+        raise ConfigError("training.optimizer=adamw_8bit: expected trainer.accelerator=gpu, or adamw on a CPU")
+
+
+def check_tasks(tasks: list[Any], known: Mapping[str, Any]) -> None:
+    if not tasks:
+        raise ConfigError(f"tasks=[]: expected at least one of {', '.join(known)}")
+    for i, name in enumerate(tasks):
+        if not isinstance(name, str) or name not in known:
+            raise refuse("tasks", name, known)
+        if name in tasks[:i]:
+            raise ConfigError(f"tasks={shown(tasks)}: {name!r} comes twice, expected each task once")
+    for name, node in known.items():
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise ConfigError(f"task.{name}={shown(node)}: expected a mapping with the _target_ of a task")
+
+
+def check_weights(weights: Mapping[str, Any], tasks: list[str], known: Mapping[str, Any]) -> None:
+    """Shares of the run's tasks are positive and form a short cycle; those of other tasks wait for another run."""
+    for name, weight in weights.items():
+        if name not in known:
+            raise refuse("weights", name, known)
+        number = isinstance(weight, int | float) and not isinstance(weight, bool) and finite(weight)
+        if not number or (name in tasks and weight <= 0):
+            without = "; leave the task out with tasks=[...]" if weight == 0 else ""
+            raise ConfigError(f"weights.{name}={shown(weight)}: expected a finite number above 0{without}")
+    try:
+        cycle_counts({name: weights.get(name, 1.0) for name in tasks})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def sides(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Sides of the pictures of backbone and data in pixels, where the configuration gives them."""
+    return {f"{k}.size": plain[k]["size"] for k in ("backbone", "data") if plain[k].get("size") is not None}
+
+
+def check_sizes(plain: Mapping[str, Any]) -> None:
+    for key, side in sides(plain).items():
+        if side not in SIDES:
+            raise ConfigError(f"{key}={side}: expected a multiple of {SIDES.step} from {SIDES[0]} to {SIDES[-1]}")
+
+
+def check_place(name: Any, run_dir: Any) -> None:
+    if name is not None and (not isinstance(name, str | int) or PurePath(str(name)).name != str(name)):
+        raise ConfigError(f"name={shown(name)}: expected the name of one folder under runs/")
+    if run_dir is not None:
+        if not isinstance(run_dir, str) or not run_dir:
+            raise ConfigError(f"run_dir={shown(run_dir)}: expected a path")
+        check_folder("run_dir", run_dir)
+
+
+def check_logger(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Values are of the kind of their defaults; null stands for a text."""
+    texts = ast.parse("list[str]", mode="eval").body
+    arguments = [
+        Argument(k, texts if isinstance(v, list) else ANNOTATIONS[type(v)], ast.Constant(None))
+        for k, v in defaults.items()
+    ]
+    check_arguments("logger", arguments, {k: v for k, v in given.items() if v is not None or k not in defaults})
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    for key, value in trainer.items():
+        if key in OURS:
+            raise ConfigError(f"trainer.{key}={shown(value)}: set by the run itself, from {OURS[key]}")
+    check_arguments("trainer", [a for a in signature(TRAINER) if a.name not in OURS], trainer)
+
+
+def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """A fused optimiser scales float16's gradients back by itself, too late for clipping."""
+    if speed.get("fused") and str(trainer.get("precision")) in ("16-mixed", "16"):
+        raise ConfigError("speed.fused=true: expected false, or trainer.precision=bf16-mixed in place of 16-mixed")
+
+
+def check_constructors(plain: Mapping[str, Any]) -> None:
+    """Construct what needs no weights, and drop it: method, balancing, tasks, Lightning's Trainer. Imports torch."""
+    if len(set(sides(plain).values())) > 1:
+        both = " and ".join(f"{key}={side}" for key, side in sides(plain).items())
+        raise ConfigError(f"{both}: expected the same side for both")
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from mtdiff.training.parallel import trainer_arguments
+
+    for node in (plain["method"], plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
+        construct(node)
+    try:
+        lightning.Trainer(
+            **trainer_arguments(plain["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer={shown(dict(plain['trainer']))}: {reason(error)}") from None

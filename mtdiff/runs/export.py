@@ -1,0 +1,77 @@
+"""A trained run, folded for one task, as an ordinary diffusers pipeline of Stable Diffusion's family.
+
+The folded input convolution reads [noisy latent, source latent, mask]. What a task never fills is cut away, and the
+rest is put into the order and scale of the pipeline:
+
+no source             4 channels    StableDiffusionPipeline
+source without mask   8             StableDiffusionInstructPix2PixPipeline, which gives image latents unscaled
+source with mask      9             StableDiffusionInpaintPipeline, whose order is latent, mask, masked image
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import diffusers
+import torch
+from torch import nn
+
+from mtdiff.backbones.stable_diffusion import StableDiffusion
+from mtdiff.methods.base import CannotFold
+from mtdiff.model.sampling import make_scheduler
+from mtdiff.runs.load import Model, Takes
+
+
+def pipeline_name(takes: Takes) -> str:
+    if not takes.image:
+        return "StableDiffusionPipeline"
+    return "StableDiffusionInpaintPipeline" if takes.mask else "StableDiffusionInstructPix2PixPipeline"
+
+
+def columns(takes: Takes, latent_channels: int) -> Sequence[int]:
+    """Input channels of the folded network in the order of the pipeline."""
+    noisy = list(range(latent_channels))
+    source = [c + latent_channels for c in noisy]
+    if not takes.image:
+        return noisy
+    return [*noisy, 2 * latent_channels, *source] if takes.mask else [*noisy, *source]
+
+
+@torch.no_grad()
+def export(model: Model, task: str, out: str | Path) -> str:
+    """Fold `model` in place for a task and write the pipeline folder. Returns the pipeline's class name.
+
+    CannotFold (a ValueError) where the method has no plain denoiser or the backbone is of another family.
+    """
+    backbone, takes = model.module.denoiser.backbone, model.takes[task]
+    if not isinstance(backbone, StableDiffusion):
+        raise CannotFold(f"{type(backbone).__name__}: only Stable Diffusion's family is exported as a pipeline")
+    model.module.denoiser.method.fold(backbone, list(model.tasks).index(task))
+    (site,) = backbone.sites("input")
+    assert isinstance(site.module, nn.Conv2d)
+    site.replace(arranged(site.module, takes, backbone))
+    backbone.sync_config()
+    name = pipeline_name(takes)
+    pipeline = getattr(diffusers, name)(
+        vae=backbone.vae,
+        text_encoder=backbone.text_encoder,
+        tokenizer=backbone.tokenizer,
+        unet=backbone.denoiser,
+        scheduler=make_scheduler(model.module.sampler, backbone.scheduler),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out)
+    return name
+
+
+def arranged(conv: nn.Conv2d, takes: Takes, backbone: StableDiffusion) -> nn.Conv2d:
+    """The input convolution as the pipeline feeds it."""
+    channels = backbone.latent_shape[0]
+    chosen = list(columns(takes, channels))
+    weight = conv.weight.detach().clone()
+    if takes.image and not takes.mask:
+        weight[:, channels : 2 * channels] *= backbone.vae.config["scaling_factor"]
+    made = nn.Conv2d(len(chosen), conv.out_channels, conv.kernel_size, conv.stride, conv.padding)  # type: ignore[arg-type]
+    made.weight, made.bias = nn.Parameter(weight[:, chosen]), nn.Parameter(conv.bias.detach().clone())  # type: ignore[union-attr]
+    return made.to(conv.weight.device)

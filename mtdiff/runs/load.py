@@ -1,0 +1,281 @@
+"""A trained run as a library object: one call draws pictures of any of its tasks.
+
+    from mtdiff import load_run
+    model = load_run("mtu-nano")                      # the shipped adapter, or the folder of a run
+    pictures = model("edit", prompt="make it a woman", image=picture)       # one, or lists of each, tasks mixed
+
+A run folder is data, and may be someone else's: safetensors and JSON are read, only classes of this project's packages
+are constructed, and nothing in it leads to other files (mtdiff/runs/adapter.py).
+
+Letters: B batch, H W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mtdiff.config.schema import PACKAGES, construct, refuse
+from mtdiff.files import check_header, reason, rgba, shown
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance
+from mtdiff.runs.adapter import About, read_about
+from mtdiff.runs.evaluation import first_noise
+from mtdiff.tasks.base import Task
+from mtdiff.training.module import MultiTaskModule
+from mtdiff.types import Batch, Record
+
+Picture = Image.Image | Tensor
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+FLOATS = {"F32", "F16", "BF16"}  # safetensors' names
+PARAMETERS = 50e9  # of the largest base that is drawn at random for a run folder
+GREY = 16 / 255  # how far from black or white a mask's pixels may be
+
+
+def load_run(
+    folder: str | Path, device: str = "cpu", packages: Sequence[str] = PACKAGES, base: str | None = None
+) -> "Model":
+    """The model that a run left. ValueError in one line where the folder does not hold one.
+
+    packages: whose classes may be constructed. base: the base model, where it is a folder of yours or not pinned.
+    """
+    check_device(device)
+    about = read_about(Path(folder), packages, base)
+    tasks = constructed(about)
+    check_header(about.weights)
+    try:
+        denoiser = adapted(about)
+    except Exception as error:  # an architecture is free, and a library meets bad numbers with any exception
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
+    load_adapter(denoiser, about)
+    guidance = {task: Guidance(**scales) for task, scales in about.sampling.guidance.items()}
+    module = MultiTaskModule(denoiser, {"lr": 0.0}, guidance, about.sampling.sampler, about.sampling.steps)
+    return Model(module.to(device).eval(), tasks)
+
+
+def check_device(device: str) -> None:
+    try:
+        if torch.device(device).type not in DEVICES:
+            raise ValueError(f"device={shown(device)}: expected one of {', '.join(DEVICES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={shown(device)}: not usable here ({reason(error)})") from None
+
+
+def constructed(about: About) -> dict[str, Task]:
+    """Tasks by name. Their constructors check values."""
+    try:
+        return {name: construct(about.content["task"][name]) for name in about.tasks}
+    except ValueError as error:
+        raise ValueError(f"{about.path}: task: {error}") from None
+
+
+def adapted(about: About) -> Denoiser:
+    """The base with the method on it, its adapter still as the method starts it."""
+    method, backbone = construct(about.content["method"]), about.backbone
+    if backbone.get("weights") == "meta":
+        raise ValueError("backbone.weights=meta: has shapes alone, no weights")
+    if backbone.get("weights") == "random":
+        size = sum(p.numel() for p in construct({**backbone, "weights": "meta"}).parameters())
+        if size > PARAMETERS:
+            raise ValueError(f"backbone.architecture: {size} parameters, expected at most {PARAMETERS:.0f}")
+    return Denoiser(construct(backbone), method, about.tasks)
+
+
+def load_adapter(denoiser: Denoiser, about: About) -> None:
+    """Put the run's adapter into a denoiser of the same method, base and tasks."""
+    denoiser.load_adapter(read_adapter(about.weights, denoiser.adapter(), about.digest))
+
+
+def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """The tensors of an adapter: names, shapes and types as `expected`, all finite.
+
+    digest: of the `adapter.json` beside it; files of one run carry the same (older ones, none).
+    """
+    check_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            odd = sorted(set(expected) ^ set(file.keys()))
+            if odd:
+                belongs = f"{len(odd)} tensors do not belong to this method and base, first {shown(odd[0])!r}"
+                raise ValueError(f"{path}: {belongs}")
+            for name, own in expected.items():
+                found = file.get_slice(name)
+                _check_tensor(f"{path}: {name}", found.get_shape(), found.get_dtype(), own)
+            if (file.metadata() or {}).get("about", digest) != digest:
+                raise ValueError(f"{path}: was made for another method, base or list of tasks than adapter.json says")
+            state = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds values that are not finite")
+    return state
+
+
+def _check_tensor(name: str, shape: Sequence[int], dtype: str, own: Tensor) -> None:
+    if tuple(shape) != tuple(own.shape):
+        raise ValueError(f"{name} has shape {tuple(shape)}, expected {tuple(own.shape)}")
+    if own.is_floating_point() and dtype not in FLOATS:
+        raise ValueError(f"{name} has type {dtype}, expected one of {', '.join(sorted(FLOATS))}")
+
+
+class Model:
+    """module: in evaluation mode on its device. tasks: by name, in the order of their ids."""
+
+    def __init__(self, module: MultiTaskModule, tasks: dict[str, Task]) -> None:
+        self.module, self.tasks = module, tasks
+        self.takes = {name: Takes.of(task) for name, task in tasks.items()}
+
+    @property
+    def size(self) -> int:
+        """Side of its pictures in pixels."""
+        return self.module.denoiser.backbone.size
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        task: str | Sequence[str],
+        prompt: str | Sequence[str] = "",
+        image: Picture | Sequence[Picture | None] | None = None,
+        mask: Picture | Sequence[Picture | None] | None = None,
+        *,
+        seed: int = 0,
+        guidance: Guidance | None = None,
+    ) -> list[Image.Image]:
+        """Pictures for one request or several; single values serve every request.
+
+        image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W), white or 1 where the
+        picture shall be drawn anew. seed: request i starts from the noise of (seed, i). guidance: over the run's own.
+        """
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed={shown(seed)}: expected a whole number of at least 0")
+        columns = _broadcast(task=task, prompt=prompt, image=image, mask=mask)
+        requests = [self._request(*row) for row in zip(*columns, strict=True)]
+        source, hole = (torch.stack(part) for part in zip(*requests, strict=True))
+        prompts, names = [str(p) for p in columns[1]], list(self.tasks)
+        ids = torch.tensor([names.index(t) for t in columns[0]])
+        keys, seeds = [f"request {i}" for i in range(len(ids))], [0] * len(ids)
+        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds).to(self.module.device)
+        noise = first_noise(batch, self.module.denoiser.backbone.latent_shape, seed).to(self.module.device)
+        table = None if guidance is None else dict.fromkeys(names, guidance)
+        return [to_pil(picture) for picture in self.module.generate(batch, noise, table)]
+
+    def _request(self, task: str, prompt: str, image: Picture | None, mask: Picture | None) -> tuple[Tensor, Tensor]:
+        """Source (3, H, W) and mask (1, H, W) of one request, or a ValueError."""
+        if not isinstance(task, str) or task not in self.tasks:
+            raise refuse("task", task, self.tasks)
+        takes = self.takes[task]
+        _check_prompt(prompt)
+        for what, given, wanted in (
+            ("image", image is not None, takes.image),
+            ("prompt", bool(prompt.strip()), takes.prompt),
+        ):
+            if wanted and not given:
+                raise ValueError(f"{what}: task {task!r} needs one")
+        for what, picture, wanted in (("image", image, takes.image), ("mask", mask, takes.mask)):
+            if picture is not None and not wanted:
+                raise ValueError(f"{what}: task {task!r} takes none")
+            if picture is not None and not isinstance(picture, Image.Image | Tensor):
+                raise ValueError(f"{what}: expected a PIL picture or a tensor, got {type(picture).__name__}")
+        if image is None:
+            return torch.zeros(3, self.size, self.size), torch.ones(1, self.size, self.size)
+        if mask is None:
+            return self._tensor(image), torch.zeros(1, self.size, self.size)
+        if _side(mask) != _side(image):
+            raise ValueError(f"mask: has {_side(mask)} pixels, expected the image's {_side(image)}")
+        hole = (self._mask(mask) > 0.5).float()
+        return self._tensor(image) * (1 - hole), hole
+
+    def _tensor(self, image: Picture) -> Tensor:
+        if isinstance(image, Tensor):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not image.is_floating_point():
+                kind = f"{tuple(image.shape)} of {str(image.dtype).removeprefix('torch.')}"
+                raise ValueError(f"image: expected floats (3, H, W), got {kind}")
+            low, high = float(image.min()), float(image.max())
+            if not -1.001 <= low <= high <= 1.001:
+                raise ValueError(f"image: has values from {low:g} to {high:g}, expected -1 to 1")
+            return _resized(image.float(), self.size)
+        drawn = rgba("image", image)
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), drawn).convert("RGB")
+        pixels = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)  # (3, H, W) uint8
+        return _resized(pixels.float() / 127.5 - 1, self.size)
+
+    def _mask(self, mask: Picture) -> Tensor:
+        if isinstance(mask, Image.Image):
+            mask = torch.from_numpy(np.asarray(rgba("mask", mask).convert("L")).copy())[None].float() / 255
+        if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():
+            raise ValueError(f"mask: expected (1, H, W), got {tuple(mask.shape)}")
+        grey = int((~((mask.float() - mask.round().clamp(0, 1)).abs() <= GREY)).sum())  # NaN too
+        if grey:
+            raise ValueError(f"mask: {grey} of {mask.numel()} pixels are neither black (0) nor white (1)")
+        return _resized(mask.float(), self.size)
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a task reads, found by making examples from a small noise picture."""
+
+    image: bool
+    prompt: bool
+    mask: bool
+
+    @classmethod
+    def of(cls, task: Task) -> "Takes":
+        rng = np.random.default_rng(0)
+        noise = torch.from_numpy(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
+        plain = Record(noise, "a picture", "probe")
+        pair = Record(noise, "a picture", "probe", "pair", noise, "change it", "a picture")
+        needs = set(task.needs)
+        records = [plain] * bool(needs & {"picture", "caption"}) + [pair] * bool(needs & {"edit", "removal"})
+        made = [task.make(record, rng, 0) for record in records]
+        return cls(
+            image=any(bool((e.mask < 1).any()) for e in made),
+            prompt=all(e.prompt for e in made),
+            mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
+        )
+
+
+def _check_prompt(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt={shown(prompt)}: expected a text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"prompt={shown(ascii(prompt))}: expected Unicode text") from None
+
+
+def _broadcast(**columns: Any) -> list[list[Any]]:
+    """Columns of equal length; a single value stands for all."""
+    lists = {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in columns.items()}
+    longest = max(map(len, lists.values()))
+    for name, values in lists.items():
+        if len(values) not in (1, longest):
+            raise ValueError(f"{name}: {len(values)} values, expected 1 or {longest}")
+    return [v * longest if len(v) == 1 else v for v in lists.values()]
+
+
+def _side(picture: Picture) -> tuple[int, int]:
+    """(W, H) in pixels."""
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[-1], picture.shape[-2])
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """(C, H, W) -> (C, size, size), bicubic and antialiased; unchanged where it has that size."""
+    if image.shape[-2:] == (size, size):
+        return image
+    resized = torch.nn.functional.interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
+    return resized.clamp(image.min(), image.max())
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [-1, 1] -> PIL."""
+    array = ((picture.cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array)

@@ -1,0 +1,62 @@
+"""A run's folder, held by one process at a time. No torch here."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mtdiff.errors import InUse
+from mtdiff.files import first_process
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it alone while the context lasts. InUse names the process that has it.
+
+    A POSIX record lock: the kernel drops it with its process, however that dies, and loader workers do not inherit it.
+    """
+    if not first_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(folder)
+    except OSError as error:
+        raise ValueError(f"run_dir={folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def wait_for(folder: Path) -> None:
+    """Return when no process holds the folder."""
+    while True:
+        try:
+            with alone(folder):
+                return
+        except InUse:
+            time.sleep(0.2)
+
+
+def _locked(folder: Path) -> int:
+    """Descriptor of the folder's lock file, with our name in it."""
+    import fcntl  # only where runs are made: result files are read on any system
+
+    path = folder / ".lock"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise InUse(f"run_dir={folder}: in use by {owner}") from None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return descriptor
+        os.close(descriptor)  # its last holder removed it meanwhile

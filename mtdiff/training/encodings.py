@@ -1,0 +1,189 @@
+"""Training from cached encodings, and filling the cache.
+
+What can be kept: every picture and prompt that comes again. A low-resolution source that is degraded anew, a picture
+with a new hole, or a scene that is drawn anew each epoch needs its pixels and its encoder every time; `lasting` finds
+out by drawing examples of several epochs.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.data.loader import START
+from mtdiff.data.mixture import Mixture, Stream, one_thread
+from mtdiff.rng import numpy_rng
+from mtdiff.training.cache import Cache, Hash, Kind, picture_hashes, text_hash
+from mtdiff.types import Batch, Example, Need, Text
+
+Part = Literal["target", "source", "prompt"]
+Keep = Literal["lasting", "all"]
+DRAWS = 16
+"""Epochs in which a record is drawn to see what lasts."""
+
+
+class CachedEncoder:
+    """Encodes as its backbone does, looking up first. found: how many of each kind were there, and how many asked for.
+
+    Stands in for the backbone where pictures and prompts are encoded; it is no module, so nothing is saved twice.
+    """
+
+    def __init__(self, backbone: Backbone, cache: Cache) -> None:
+        self.backbone, self.cache = backbone, cache
+        self.found: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
+
+    @property
+    def size(self) -> int:
+        return self.backbone.size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.backbone.latent_shape
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
+        hashes = picture_hashes(images)
+        rows = self._looked_up("pictures", hashes)
+        missing = [i for i, row in enumerate(rows) if row is None]
+        latents = images.new_zeros(len(images), *self.latent_shape, dtype=torch.float32)
+        for i, row in enumerate(rows):
+            if row is not None:
+                latents[i] = row["latents"].to(latents.device, non_blocking=True)
+        if missing:
+            latents[missing] = self.backbone.encode(images[missing])
+        return latents
+
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """Tokens (B, L, D) and whatever else the backbone reads."""
+        rows = self._looked_up("texts", [text_hash(p) for p in prompts])
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if missing:
+            new = self.backbone.embed([prompts[i] for i in missing])
+            for k, i in enumerate(missing):
+                rows[i] = text_row(new, k)
+        device = next(self.backbone.parameters()).device
+        columns = {k: torch.stack([row[k].to(device) for row in rows if row is not None]) for k in rows[0] or {}}
+        return Text(columns.pop("tokens"), columns)
+
+    def report(self) -> str:
+        """One line for the end of a run."""
+        shares = (f"{hits} of {asked} {kind}" for kind, (hits, asked) in self.found.items())
+        return f"cache {self.cache.folder}: {' and '.join(shares)} were found there"
+
+    def _looked_up(self, kind: Kind, hashes: Sequence[Hash]) -> list[dict[str, Tensor] | None]:
+        rows = [self.cache.shelves[kind].get(h) for h in hashes]
+        self.found[kind][0] += sum(row is not None for row in rows)
+        self.found[kind][1] += len(rows)
+        return rows
+
+
+def text_row(text: Text, k: int) -> dict[str, Tensor]:
+    return {"tokens": text.tokens[k], **{name: v[k] for name, v in text.extra.items()}}
+
+
+# What comes again
+
+
+def drawn(stream: Stream, need: Need, epoch: int, index: int) -> Example:
+    """The example that a stream makes of one record in one epoch."""
+    rng = numpy_rng(*stream.key, need, epoch, index)
+    return stream.task.make(stream.source.record(need, stream.split, index, rng), rng, 0)
+
+
+def lasting(stream: Stream, need: Need, records: int = 2) -> frozenset[Part]:
+    """The parts of a stream's examples that come again: DRAWS epochs of a record show at most half as many of them.
+
+    So one of five captions lasts, and a new degradation in every epoch does not.
+    """
+    found = set(get_args(Part))
+    for index in range(min(records, stream.sizes[need])):
+        examples = [drawn(stream, need, epoch, index) for epoch in range(DRAWS)]
+        seen = {
+            "target": picture_hashes(torch.stack([e.target for e in examples])),
+            "source": picture_hashes(torch.stack([e.source for e in examples])),
+            "prompt": [text_hash(e.prompt) for e in examples],
+        }
+        found &= {part for part, hashes in seen.items() if len(set(hashes)) <= DRAWS // 2}
+    return frozenset(found)
+
+
+def plan(mixture: Mixture, keep: Keep) -> dict[tuple[str, Need], frozenset[Part]]:
+    """Parts to keep, by task and kind of record."""
+    if keep == "all":
+        return {(s.task.name, n): frozenset(get_args(Part)) for s in mixture.streams for n in s.needs}
+    return {(s.task.name, n): lasting(s, n) for s in mixture.streams for n in s.needs}
+
+
+def one_epoch(mixture: Mixture) -> int:
+    """Examples of a run until every record of every task has come once, up to rounding."""
+    counts = mixture.cycle.counts
+    rounds = (
+        -(-size * stream.cycle.length // stream.cycle.counts[k])  # examples of the task
+        * mixture.cycle.length
+        / count
+        for stream, count in zip(mixture.streams, counts, strict=True)
+        for k, size in enumerate(stream.sizes[n] for n in stream.needs)
+    )
+    return int(max(rounds)) + mixture.cycle.length
+
+
+# Filling
+
+
+@dataclass(frozen=True)
+class Chosen(Dataset[tuple[Example, frozenset[Part]]]):
+    """Examples of a run with the parts to keep."""
+
+    mixture: Mixture
+    parts: dict[tuple[str, Need], frozenset[Part]]
+
+    def __getitem__(self, i: int) -> tuple[Example, frozenset[Part]]:
+        k, n = self.mixture.cycle.at(i)
+        stream = self.mixture.streams[k]
+        return stream.example(n, k), self.parts[stream.task.name, stream.draw(n).need]
+
+
+def batches(chosen: Chosen, numbers: range, batch_size: int, workers: int) -> Iterator[list[tuple[Example, frozenset]]]:
+    loader = DataLoader(
+        chosen,
+        sampler=numbers,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        num_workers=workers,
+        multiprocessing_context=START if workers > 0 else None,
+        collate_fn=list,
+        worker_init_fn=one_thread,
+    )
+    yield from loader
+
+
+def fill(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[Part]]], device: torch.device) -> None:
+    """Encode and keep what a batch has that is wanted and not there yet."""
+    backbone, shelves = encoder.backbone, encoder.cache.shelves
+    batch = Batch.collate([example for example, _ in made])
+    given = (batch.mask < 1).flatten(1).any(1).tolist()
+    wanted = [e.target for e, parts in made if "target" in parts]
+    wanted += [e.source for (e, parts), known in zip(made, given, strict=True) if known and "source" in parts]
+    if wanted:
+        images = torch.stack(wanted).to(device)
+        new = _new(shelves["pictures"].__contains__, picture_hashes(images))
+        if new:
+            latents = backbone.encode(images[list(new.values())])
+            for key, row in zip(new, latents, strict=True):
+                shelves["pictures"].add(key, {"latents": row})
+    prompts = [e.prompt for e, parts in made if "prompt" in parts]
+    missing = _new(shelves["texts"].__contains__, [text_hash(p) for p in prompts])
+    if missing:
+        text = backbone.embed([prompts[i] for i in missing.values()])
+        for k, key in enumerate(missing):
+            shelves["texts"].add(key, text_row(text, k))
+
+
+def _new(there: Callable[[Hash], bool], hashes: Sequence[Hash]) -> dict[Hash, int]:
+    """Hashes that are not there yet, each once, with a place where it stands."""
+    return {h: i for i, h in enumerate(hashes) if not there(h)}

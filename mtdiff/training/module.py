@@ -1,0 +1,228 @@
+"""The LightningModule: encode, noise, predict, average per task. Formulas live in the rooms it calls."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.model.conditioning import Dropout, encode_condition, latent_shape
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.rng import torch_rng
+from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosines
+from mtdiff.training.encodings import CachedEncoder
+from mtdiff.training.optimizers import clip, make
+from mtdiff.training.parallel import average, merged, shard
+from mtdiff.types import Batch, Condition, Text
+
+
+def per_task_sum(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
+    """losses (B,), task (B,) -> sum per task (T,)."""
+    return torch.zeros(tasks, dtype=losses.dtype, device=losses.device).index_add_(0, task, losses)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What training draws for a batch: noise (B, C, h, w), times t (B,), u (B,) in [0, 1) for conditioning dropout."""
+
+    noise: Tensor
+    t: Tensor
+    u: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, shape: tuple[int, int, int], diffusion: Diffusion, time_shift: float = 1.0) -> "Draws":
+        """A pure function of each example's own seed, so that neither batches nor ranks nor resumption change it."""
+        generators = [torch_rng(seed, "draws") for seed in batch.seed]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        t = torch.cat([diffusion.times(1, g, time_shift) for g in generators])
+        u = torch.cat([torch.rand(1, generator=g) for g in generators])
+        device = batch.target.device
+        return cls(noise.to(device), t.to(device), u.to(device))
+
+
+def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
+    tail = round(decay * steps)
+    falling = max(0.0, (steps - step) / tail) if tail > 0 else 1.0
+    return min(1.0, (step + 1) / max(1, warmup), falling)
+
+
+class MultiTaskModule(lightning.LightningModule):
+    """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU),
+    as `balancing` weighs it. Means are over the batches of all processes together.
+
+    optimizer: `name` and `fused` (`optimizers`), `lr`, `weight_decay`, `betas`, and the rate's `steps`, `warmup` in
+    steps, `decay`, a share of the steps.
+    guidance: scales per task name. sampling: `sampler` and `steps`. cache: encodings that are looked up in training.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        optimizer: Mapping[str, Any],
+        guidance: Mapping[str, Guidance],
+        sampler: str = "ddim",
+        sampling_steps: int = 20,
+        dropout: Dropout | None = None,
+        seed: int = 0,
+        balancing: Balancing | None = None,
+        cache: CachedEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.cache = cache
+        self.denoiser, self.tasks, self.seed = denoiser, denoiser.tasks, seed
+        self.optimizer_options, self.guidance = dict(optimizer), dict(guidance)
+        self.sampler, self.sampling_steps = sampler, sampling_steps
+        self.dropout = dropout or Dropout()
+        self.balancing = balancing or Balancing(Uniform())
+        self.register_buffer("factors", self.balancing.factors(self.tasks), persistent=False)
+        self.diffusion = Diffusion(denoiser.backbone.scheduler)
+        self._empty: Text | None = None
+        self._validated: dict[int, tuple[int, float]] = {}  # by example: task, error
+        self._means: Tensor | None = None  # of the tasks, with their graph, from training_step to backward
+        self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        errors, t = self.training_errors(batch)  # (B,)
+        weighted = self.balancing.weighting(errors, t, self.diffusion)  # (B,)
+        number = len(self.tasks)
+        count = per_task_sum(torch.ones_like(errors), batch.task, number)
+        plain, count = self.over_ranks(torch.stack([per_task_sum(errors.detach(), batch.task, number), count]))
+        means = self.trainer.world_size * per_task_sum(weighted, batch.task, number) / count.clamp_min(1)  # (T,)
+        self._means = means * self.factors  # type: ignore[operator]
+        self.log_losses("train", plain, count)
+        return self._means.sum()
+
+    def over_ranks(self, sums: Tensor) -> Tensor:
+        """Sums over the processes; gradients are averaged over them, hence the factor `world_size` above."""
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")  # type: ignore[return-value]
+
+    def log_losses(self, stage: str, sums: Tensor, count: Tensor) -> None:
+        """The plain error, whatever the balancing: means per task, and their sum."""
+        means = sums / count.clamp_min(1)
+        for name, value, n in zip(self.tasks, means, count.tolist(), strict=True):
+            if n > 0:
+                self.log(f"{stage}/loss/{name}", value, batch_size=int(n))
+        self.log(f"{stage}/loss", means.sum(), prog_bar=True, batch_size=int(count.sum()))
+
+    def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`errors` as training draws them: with conditioning dropout, at shifted times."""
+        return self.errors(batch, self.dropout, self.balancing.time_shift)
+
+    def errors(self, batch: Batch, dropout: Dropout | None = None, time_shift: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean squared error of each sample's prediction (B,), and its time (B,)."""
+        backbone = self.denoiser.backbone
+        draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion, time_shift)
+        encoder = backbone if self.cache is None else self.cache
+        latent = encoder.encode(batch.target)
+        condition = encode_condition(encoder, batch)
+        if dropout is not None:
+            condition = dropout(condition, self.empty_text(), draws.u)
+        noise = draws.noise.to(latent)
+        noisy, target = (f(latent, noise, draws.t) for f in (self.diffusion.noisy, self.diffusion.target))
+        return self.denoiser.errors(noisy, draws.t, condition, target), draws.t
+
+    def on_validation_epoch_start(self) -> None:
+        self._validated = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        errors, _ = self.errors(batch)
+        self._validated.update(zip(batch.seed, zip(batch.task.tolist(), errors.tolist(), strict=True), strict=True))
+
+    def on_validation_epoch_end(self) -> None:
+        """Every example counts once, whichever process has seen it, and however often."""
+        task, errors = zip(*merged(self._validated).values(), strict=True)
+        ids, values = torch.tensor(task), torch.tensor(errors, dtype=torch.float64)
+        sums = (per_task_sum(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
+        self.log_losses("validation", *sums)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """One backward pass; under PCGrad one for each task, whose gradients are projected on each other and summed."""
+        if not self.balancing.pcgrad:
+            super().backward(loss, *args, **kwargs)
+            return
+        assert self._means is not None
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        gram = backward_without_conflicts(loss, self._means, parameters, key=(self.seed, "pcgrad", self.global_step))
+        for (a, one), (b, other) in combinations(enumerate(self.tasks), 2):
+            self.log(f"train/cosine/{one}/{other}", cosines(gram)[a, b].float())
+
+    def on_after_backward(self) -> None:
+        if self._device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here
+            average([p.grad for p in self.balancing.parameters() if p.grad is not None])
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """In place of Lightning's, which refuses fused optimisers (they could scale gradients; here none does)."""
+        if gradient_clip_val:
+            clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
+
+    def configure_model(self) -> None:
+        if self._device_mesh is not None:  # of a strategy that shards
+            shard(self.denoiser, self._device_mesh["data_parallel"])
+
+    def on_train_start(self) -> None:
+        if not self.balancing.pcgrad or self.trainer.world_size == 1:
+            return
+        if not isinstance(self.trainer.model, DistributedDataParallel):
+            raise ValueError("balancing.pcgrad=true: expected trainer.strategy=ddp or one process")
+        self.trainer.model.require_backward_grad_sync = False  # gradients of tasks are averaged by ourselves
+
+    def configure_optimizers(self) -> Any:
+        options = dict(self.optimizer_options)
+        shape = [options.pop(key, default) for key, default in (("steps", 1), ("warmup", 0), ("decay", 0.0))]
+        groups = self.parameter_groups(options.get("lr", 0.0))
+        learned = list(self.balancing.parameters())
+        if learned:
+            groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
+        name, fused = options.pop("name", "adamw"), options.pop("fused", False)
+        optimizer = make(name, groups, fused, options)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What is trained, by the method's factors of the learning rate; those of factor 1 first."""
+        groups: dict[float, list[Any]] = {1.0: []}
+        for name, parameter in self.denoiser.trained().items():
+            groups.setdefault(self.denoiser.method.rate(name), []).append(parameter)
+        return [{"params": params, "lr": factor * lr} for factor, params in groups.items() if params]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained or added, as the strategy has gathered it (on the first process alone, if sharded)."""
+        kept = {f"denoiser.backbone.denoiser.{k}" for k in self.denoiser.adapter()}
+        kept |= {f"balancing.{k}" for k in self.balancing.state_dict()}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    # Generation
+
+    def empty_text(self) -> Text:
+        """The empty prompt, encoded once."""
+        if self._empty is None or self._empty.tokens.device != self.device:
+            self._empty = self.denoiser.backbone.embed([""])
+        return self._empty
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Tensor, guidance: Mapping[str, Guidance] | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
+        condition = encode_condition(self.denoiser.backbone, batch)
+        latents = self.generate_latents(condition, noise, guidance)
+        return self.denoiser.backbone.decode(latents)
+
+    def generate_latents(
+        self, condition: Condition, noise: Tensor, guidance: Mapping[str, Guidance] | None = None
+    ) -> Tensor:
+        """(B, C, h, w)."""
+        table = {**self.guidance, **(guidance or {})}
+        scales = [table.get(self.tasks[k], Guidance()) for k in condition.task.tolist()]
+        scheduler = make_scheduler(self.sampler, self.denoiser.backbone.scheduler)
+        guided = guide(condition, self.empty_text(), scales)
+        return sample(self.denoiser, scheduler, guided, noise, self.sampling_steps)
