@@ -45,7 +45,7 @@ from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, write_atomically
 from mtdiff.provenance import provenance
 
-HOW = "mtdiff.benchmarks.timing.How"
+HOW = "benchmarks.timing.How"
 OWN = ("out", "what")
 METHODS = ("finetune", "mtu", "lora_ffn", "ia3", "dtr", "one_pic")
 TRAINER_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -57,13 +57,13 @@ FULL_SIZE = 10**8  # parameters from which a call takes seconds
 
 
 def experts(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.experts import SIZES, experts
+    from benchmarks.experts import SIZES, experts
 
     return experts(how, 5, [(32, 64), (64, 16)] if how.quick else SIZES)
 
 
 def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.folded import folded, numbers
+    from benchmarks.folded import folded, numbers
 
     shipped = plain["backbone"]["weights"] == "nano"
     base = construct({**plain["backbone"], **({} if shipped else {"weights": "meta"})})
@@ -72,7 +72,8 @@ def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any
 
 
 def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.training import WARMUP, training
+    from benchmarks.training import WARMUP, training
+
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.training.module import MultiTaskModule
 
@@ -88,7 +89,7 @@ def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[A
 
 
 def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.training import WARMUP, loop
+    from benchmarks.training import WARMUP, loop
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
@@ -97,7 +98,7 @@ def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
 
 
 def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.training import WARMUP, checkpoints
+    from benchmarks.training import WARMUP, checkpoints
 
     training = plain["training"]
     if training["save_every"] is None:
@@ -109,7 +110,7 @@ def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> lis
 
 
 def cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.training import WARMUP, cached
+    from benchmarks.training import WARMUP, cached
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
@@ -118,13 +119,13 @@ def cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]
 
 
 def sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.sampling import sampling
+    from benchmarks.sampling import sampling
 
     return sampling(construct(plain["backbone"]), *drawing(plain, how), 2 if how.quick else 8, how, 5)
 
 
 def mixed(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from mtdiff.benchmarks.sampling import mixed
+    from benchmarks.sampling import mixed
 
     return [mixed(construct(plain["backbone"]), *drawing(plain, how), 1 if how.quick else 2, how, 9)]
 

@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from base_model import pretraining as pre
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,6 @@ from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from mtdiff import pretraining as pre
 from mtdiff.backbones import dit
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.experts import Loop, against
+from benchmarks.folded import folded
+from benchmarks.timing import Bar, Comparison, How, take_turns
 from tiny import tiny_unet
 from torch import nn
 
-from mtdiff.benchmarks.experts import Loop, against
-from mtdiff.benchmarks.folded import folded
-from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.methods import experts as layer
 from mtdiff.methods.experts import Experts
 from mtdiff.methods.mtu import MTU

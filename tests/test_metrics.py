@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from base_model.pretraining import Contrastive, train_tokenizer
 from safetensors.torch import load_file
 from skimage import data
 from skimage.metrics import structural_similarity
@@ -31,7 +32,6 @@ from mtdiff.metrics.measures import Parts, Perceptual
 from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, psnr, ssim
 from mtdiff.metrics.quality import Judge
 from mtdiff.metrics.suites import Embedded
-from mtdiff.pretraining import Contrastive, train_tokenizer
 from mtdiff.results import intervals as bootstrap
 from mtdiff.results.intervals import mean_interval, paired_difference, seed_interval, set_interval
 from mtdiff.tasks.base import Metric

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from base_model.pretraining import psnr, retrieval, to_float
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
@@ -14,7 +15,6 @@ from mtdiff.methods.untouched import Untouched
 from mtdiff.metrics.alexnet import AlexNetEmbedding
 from mtdiff.metrics.embedding import MeasuringClip, shipped_clip
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.pretraining import psnr, retrieval, to_float
 from mtdiff.types import Condition
 
 MIB = 2**20

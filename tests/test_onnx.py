@@ -1,4 +1,4 @@
-"""Folded denoisers as ONNX: equal to torch, quantised, timed in turn; experiments/onnx_study.py around them."""
+"""Folded denoisers as ONNX: equal to torch, quantised, timed in turn; experiments/studies/onnx_study.py around them."""
 
 import importlib
 import json
@@ -93,7 +93,7 @@ def test_spread_by_hand() -> None:
     assert found == {"median": 50, "low": 5, "high": 95}
 
 
-# experiments/onnx_study.py
+# experiments/studies/onnx_study.py
 
 
 @pytest.fixture

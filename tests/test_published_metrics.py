@@ -15,6 +15,7 @@ import lpips
 import numpy as np
 import pytest
 import torch
+from base_model.pretraining import Contrastive, train_tokenizer
 from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from mtdiff.metrics.embedding import MeasuringClip, is_vit_l14
 from mtdiff.metrics.inception import InceptionFeatures
 from mtdiff.metrics.measures import Frechet, Kernel, Parts
 from mtdiff.metrics.suites import Published
-from mtdiff.pretraining import Contrastive, train_tokenizer
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from base_model import pretraining as pretraining_of
+from base_model.pretraining import Records, TransformerDenoiser, prompted
 from hydra import initialize_config_dir
 from safetensors.torch import load_file
 from whole_runs import whole_run
 
 from mtdiff import load_run
-from mtdiff import pretraining as pretraining_of
 from mtdiff.backbones import dit
-from mtdiff.pretraining import Records, TransformerDenoiser, prompted
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "experiments" / "configs"

@@ -142,7 +142,7 @@ def test_one_task_and_wandb_offline(tmp_path: Path) -> None:
 
 
 def test_killed_runs_end_as_if_they_never_were(tmp_path: Path) -> None:
-    run("kill_study.py", "kills=2", "methods=mtu", "warm=true", f"out={tmp_path}/kills.json")
+    run("studies/kill_study.py", "kills=2", "methods=mtu", "warm=true", f"out={tmp_path}/kills.json")
     found = json.loads((tmp_path / "kills.json").read_text())
     assert (found["kills"], found["identical"], found["unreadable_checkpoints"]) == (2, 2, 0)
     assert sum(found["during"].values()) == 2

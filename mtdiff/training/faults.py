@@ -1,7 +1,7 @@
 """Losses and gradients that are not finite: training stops at that step and keeps its batch, or leaves the step out.
 
 `faults/step-<n>.json` and `.safetensors` hold the batch; `step-<n>-weights.safetensors` what was trained so far, with
-the first fault of a run alone. `experiments/replay.py` computes the step from them again.
+the first fault of a run alone. `experiments/studies/replay.py` computes the step from them again.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The shipped picture pack: 1636 emoji by two designers, their names, skin tones and splits.
 
 A `Portrait` is one drawing: a style, an emoji, a skin tone. Splits are by *base* emoji and stored in the pack
-(`experiments/build_emoji.py`), so no tone, gender or style of one emoji crosses them.
+(`experiments/base_model/build_emoji.py`), so no tone, gender or style of one emoji crosses them.
 Combinations of training emoji are split as well: `combination` gives every unordered pair of bases a split, and no
 training record ever holds a pair of another split (`unheld`).
 """

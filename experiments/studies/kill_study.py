@@ -1,7 +1,7 @@
 """Kill runs at random moments (SIGKILL), give the same command again, and compare the ends with runs never killed.
 
-    python experiments/kill_study.py out=kills.json                    25 kills over six methods, of real commands
-    python experiments/kill_study.py kills=2 methods=mtu warm=true     the short form, which the tests run
+    python experiments/studies/kill_study.py out=kills.json                    25 kills over six methods, real commands
+    python experiments/studies/kill_study.py kills=2 methods=mtu warm=true     the short form, which the tests run
 
 A moment lies between a run's claim of its folder and its end, drawn evenly from the CPU time that an uninterrupted run
 takes in between (which other work on the machine does not change); so training, saving, validation and evaluation are
@@ -30,7 +30,7 @@ from mtdiff.config.schema import given
 from mtdiff.files import write_atomically
 from mtdiff.provenance import provenance
 
-RUN = Path(__file__).with_name("run.py")
+RUN = Path(__file__).parents[1] / "run.py"
 METHODS = "mtu,lora_ffn,ia3,dtr,one_pic,finetune"
 DEFAULTS = {"kills": "25", "methods": METHODS, "seed": "0", "out": "", "warm": "false"}
 TINY = [

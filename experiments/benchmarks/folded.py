@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.backbones.base import Backbone
-from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.costs.flops import count, encoded_prompt
 from mtdiff.costs.measure import materialise
 from mtdiff.methods.mtu import MTU

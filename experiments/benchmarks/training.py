@@ -14,8 +14,8 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from mtdiff.benchmarks.bare import BareLoop
-from mtdiff.benchmarks.timing import Bar, Comparison, How, take_turns
+from benchmarks.bare import BareLoop
+from benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.data.mixture import Mixture
 from mtdiff.runs.experiment import MIXED_DTYPES, Experiment, train
 from mtdiff.training import encodings

@@ -1,8 +1,8 @@
 """Compute the batch of a fault again: a loss or gradient that was not finite, kept in a run folder's `faults/`.
 
-    python experiments/replay.py run=runs/<name>                     the first fault, with the weights that it met
-    python experiments/replay.py run=runs/<name> fault=step-12       another, with the weights of the first
-    python experiments/replay.py run=runs/<name> precision=32-true   another precision than the run's: is it rounding?
+    python experiments/studies/replay.py run=runs/<name>                     the first fault, with its weights
+    python experiments/studies/replay.py run=runs/<name> fault=step-12       another, with the weights of the first
+    python experiments/studies/replay.py run=runs/<name> precision=32-true   another precision: is it rounding?
 
 Prints every example's task, key, time and error, the loss, and the gradients that are not finite. Exit code 3 where
 something is not. device=cpu packages=yours base=<folder> as for sample.py. What a method itself drops in training
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
 from composing import guarded
 from sample import options
 

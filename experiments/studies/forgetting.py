@@ -1,7 +1,7 @@
 """How much of what the base draws from a caption is left in trained runs: catastrophic forgetting. For data=emoji.
 
-    python experiments/forgetting.py runs='runs/*'             run folders and names of shipped adapters, commas between
-    python experiments/forgetting.py runs=mtu-nano number=200 seed=0 device=cpu out=forgetting.json
+    python experiments/studies/forgetting.py runs='runs/*'     run folders and names of shipped adapters, commas between
+    python experiments/studies/forgetting.py runs=mtu-nano number=200 seed=0 device=cpu out=forgetting.json
 
 Of `number` random captions of training emoji, the share whose picture finds its own emoji among all their truths by
 the nearest AlexNet feature, as nano's model card measures the base. Test examples of text_to_image, compositions that
@@ -17,6 +17,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
 from composing import guarded
 from sample import number
 
@@ -51,12 +52,12 @@ def found(patterns: str) -> dict[str, About]:
 def shares(every: dict[str, About], count: int, seed: int, device: str) -> Iterator[tuple[str, Any]]:
     """(`base` or the run's name, interval of its share), one after the other."""
     import torch
+    from base_model.pretraining import own, to_float
 
     from mtdiff.data.emoji.source import EmojiSource
     from mtdiff.methods.untouched import Untouched
     from mtdiff.metrics.alexnet import AlexNetEmbedding
     from mtdiff.model.denoiser import Denoiser
-    from mtdiff.pretraining import own, to_float
     from mtdiff.results.intervals import mean_interval
     from mtdiff.rng import numpy_rng
     from mtdiff.runs.load import check_device, load_run
@@ -85,9 +86,9 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
 def draw(module: Any, captions: list[str], about: About, seed: int) -> Any:
     """Pictures (B, 3, H, W) of captions, sampled as `about` says."""
     import torch
+    from base_model.pretraining import prompted
 
     from mtdiff.model.sampling import Guidance
-    from mtdiff.pretraining import prompted
     from mtdiff.rng import torch_rng
 
     module.sampler, module.sampling_steps = about.sampling.sampler, about.sampling.steps

@@ -1,6 +1,6 @@
 """Build the shipped picture pack from two npm packages (needs npm's registry, or the two archives already on disk).
 
-    python experiments/build_emoji.py [--archives FOLDER] [--out mtdiff/assets/emoji]
+    python experiments/base_model/build_emoji.py [--archives FOLDER] [--out mtdiff/assets/emoji]
 
 Pictures: `emoji-datasource-google` 16.0.0 (Noto Emoji, Apache-2.0) and `emoji-datasource-twitter` 16.0.0
 (Twemoji, CC-BY-4.0), 64 px RGBA, without flags and bare components, re-encoded as WebP at quality 88 (alpha lossless).
@@ -141,7 +141,7 @@ def build(archives: Path, out: Path, quality: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archives", type=Path, default=Path("."), help="folder of the two npm archives")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "mtdiff" / "assets" / "emoji")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "mtdiff" / "assets" / "emoji")
     parser.add_argument("--quality", type=int, default=88)
     args = parser.parse_args()
     build(args.archives, args.out, args.quality)

@@ -10,9 +10,9 @@ import diffusers
 import torch
 from torch import Tensor
 
+from benchmarks.folded import TAKES, folded_for, moved_mtu
+from benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
 from mtdiff.backbones.base import Backbone
-from mtdiff.benchmarks.folded import TAKES, folded_for, moved_mtu
-from mtdiff.benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.sampling import Guidance, make_scheduler
 from mtdiff.runs.evaluation import first_noise

@@ -1,7 +1,7 @@
 """MTU on a small device: folded denoisers for several numbers of experts, as ONNX, timed beside the base.
 
-    python experiments/onnx_study.py backbone=nano out=onnx.json
-    python experiments/onnx_study.py task=super_resolution experts=[1,4] threads=[1] repeats=50
+    python experiments/studies/onnx_study.py backbone=nano out=onnx.json
+    python experiments/studies/onnx_study.py task=super_resolution experts=[1,4] threads=[1] repeats=50
 
 Every export is checked against torch; times are medians with their 5th and 95th percentile, ratios are to the base in
 the same rounds. Options of its own:
@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
 from composing import guarded
 from cost import configured, split
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from mtdiff.benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
+from benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
 from mtdiff.methods.experts import Experts
 from mtdiff.methods.mtu import MTU
 from mtdiff.methods.routing import Routing
