@@ -1,0 +1,150 @@
+"""Mistakes in the configuration: one line, exit code 2, the key, the value and what is allowed, without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from whole_runs import composed
+
+from mtdiff.config.schema import check, completed, signature
+from mtdiff.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CASES = [
+    ("method=foo", ["method=foo", "dtr", "mtu", "lora_ffn"]),
+    ("backbone=sd9", ["backbone=sd9", "nano"]),
+    ("data=mnist", ["data=mnist", "emoji"]),
+    ("trainig.steps=3", ["trainig.steps", "did you mean 'training'", "sampling"]),
+    ("training.stps=3", ["training.stps", "did you mean 'training.steps'"]),
+    ("training.steps=many", ["training.steps=many", "a whole number"]),
+    ("training.steps=0", ["training.steps=0", "at least 1"]),
+    ("training.ema_decay=1.5", ["training.ema_decay=1.5", "0 to 1"]),
+    ("training.dropout={txt: 0.1}", ["training.dropout", "txt"]),
+    ("tasks=[edt]", ["tasks=edt", "did you mean 'edit'", "super_resolution"]),
+    ("tasks=[]", ["tasks=[]", "at least one of"]),
+    ("method.experts=three", ["method.experts=three", "a whole number"]),
+    ("method.exprts=3", ["method.exprts", "did you mean 'method.experts'"]),
+    ("+method.exprts=3", ["method.exprts=3", "no such option"]),
+    ("backbone.attention=fast", ["backbone.attention=fast", "fused, plain"]),
+    ("sampling.sampler=euler", ["sampling.sampler=euler", "ddim, dpm++"]),
+    ("sampling.steps=0", ["sampling.steps=0", "1 to 1000"]),
+    ("task.super_resolution.degradation=jpeg", ["task.super_resolution.degradation=jpeg", "realesrgan"]),
+    ("method._target_=os.system", ["method._target_=os.system", "mtdiff, baselines"]),
+    ("method._target_=mtdiff.methods.mtu.Mtu", ["mtdiff.methods.mtu.Mtu", "no such class"]),
+    ("seed=-1", ["seed=-1", "at least 0"]),
+    ("nonsense", ["nonsense", "key=value"]),
+    ("+weights.edt=2", ["weights=edt", "edit"]),
+    ("training.start=nowhere", ["training.start=nowhere", "no such folder", "mtu-nano"]),
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, tuple[str, int]]:
+    """All cases in one process: what `guarded(precheck)` prints and its exit code."""
+    script = f"""
+import contextlib, io, json, sys
+sys.path.insert(0, {str(ROOT / "experiments")!r})
+answers = {{}}
+for case in {[case for case, _ in CASES]!r}:
+    err = io.StringIO()
+    code = 0
+    with contextlib.redirect_stderr(err):
+        try:
+            composing.guarded(lambda: composing.precheck([case]))
+        except SystemExit as e:
+            code = e.code
+    answers[case] = (err.getvalue(), code)
+assert "torch" not in sys.modules, "a mistake has to be answered before torch is imported"
+print(json.dumps(answers))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    import json
+
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("case", "words"), CASES, ids=[c for c, _ in CASES])
+def test_one_line_names_key_value_and_allowed(case: str, words: list[str], answers: dict[str, tuple[str, int]]) -> None:
+    message, code = answers[case]
+    assert code == 2
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_the_command_itself_answers_so() -> None:
+    done = run("method=foo")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+    assert done.stderr.startswith("error: method=foo: expected one of")
+
+
+def test_a_sweep_is_checked_whole_before_its_first_run() -> None:
+    done = run("-m", "method=mtu,mtuu", "seed=0,1")
+    assert done.returncode == 2
+    assert "method=mtuu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        (["method=finetune"], 1e-3),
+        (["method=finetune", "training.lr=5e-4"], 5e-4),
+        (["method=finetune", "rate=nano_ia3"], 3e-2),
+        (["method=mtu", "backbone=sdxl"], 5e-5),
+        (["method=ia3", "backbone=pixart"], 3e-3),  # none was chosen: config.yaml's
+    ],
+)
+def test_a_method_brings_its_learning_rate(overrides: list[str], rate: float) -> None:
+    assert composed(overrides)[0]["training"]["lr"] == rate
+
+
+def test_a_rate_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^rate=foo: expected one of .*nano_mtu"):
+        composed(["rate=foo"])
+
+
+def test_help_lists_the_groups() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for group in ("method", "backbone", "data", "trainer"):
+        assert group in done.stdout
+
+
+def test_signature_reads_classes_functions_and_dataclasses() -> None:
+    names = {a.name for a in signature("mtdiff.methods.mtu.MTU")}
+    assert {"experts", "granularity", "top_k", "rescale"} <= names
+    assert "weights" in {a.name for a in signature("mtdiff.backbones.stable_diffusion.load")}
+    required = {a.name for a in signature("mtdiff.config.settings.Training") if a.required}
+    assert required == {"steps", "batch_size", "lr"}
+
+
+def test_a_configuration_is_completed_by_todays_defaults() -> None:
+    """Of constructors and settings of this project; what it says itself stays, and so does what nobody knows."""
+    method = {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
+    weighting = {"_target_": "mtdiff.training.balancing.MinSNR"}
+    others = {"unknown": {"_target_": "elsewhere.Thing", "a": 1}, "gone": {"_target_": "mtdiff.methods.gone.Gone"}}
+    config = {"method": method, "balancing": {"weighting": weighting}, "training": {"steps": 3}, "seed": 0, **others}
+    found = completed(config)
+    assert found["method"]["experts"] == 8
+    assert found["method"]["router_rate"] == 1.0
+    assert found["balancing"] == {"weighting": {**weighting, "gamma": 5.0}}
+    assert (found["training"]["steps"], found["training"]["accumulate"]) == (3, 1)
+    assert "batch_size" not in found["training"]  # has no default
+    assert {name: found[name] for name in ("seed", *others)} == {"seed": 0, **others}
+    assert completed(found) == found
+    assert config["method"] == {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
+
+
+def test_other_packages_only_by_name() -> None:
+    node = {"_target_": "json.JSONDecoder"}
+    with pytest.raises(ConfigError, match="json"):
+        check({"method": node})

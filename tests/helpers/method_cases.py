@@ -1,0 +1,66 @@
+"""Every method of configs/method and variants of them, on the tiny backbones: what the contract battery runs over."""
+
+import copy
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+import yaml
+from tiny import BACKBONES, TASKS
+
+from mtdiff.backbones.base import Backbone
+from mtdiff.methods.base import Method
+from mtdiff.model.denoiser import Denoiser
+
+CONFIGS = Path(__file__).parents[2] / "experiments" / "configs" / "method"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mtu experts=1": {},
+    "mtu granularity=1": {"experts": 2},
+    "mtu top_k=2": {},
+    "mtu per_expert_norm=true": {},
+    "mtu router_input=task_timestep": {},
+    "finetune parts=[ffn,cross_attention]": {},
+    "lora_ffn use_dora=true": {},
+    "lora_ffn per_task=false": {"targets": ["ffn", "self_attention"]},
+    "ia3 per_task=false": {},
+    "dtr routing=task_timestep": {},
+    "dtr random=true": {},
+    "one_pic train=full": {"noise_context": True, "loss_region": "all"},
+}
+CASES = [*NAMES, *VARIANTS]
+CANNOT_FOLD = ("dtr", "one_pic", "mtu granularity=1", "mtu router_input=task_timestep")
+
+
+def options(case: str) -> dict[str, Any]:
+    """`name` or `name option=value`, over the YAML, with what VARIANTS adds."""
+    name, *changes = case.split(" ")
+    given = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return {**given, **{k: yaml.safe_load(v) for k, v in (c.split("=") for c in changes)}, **VARIANTS.get(case, {})}
+
+
+def make(case: str) -> Method:
+    given = options(case)
+    cls: Any = locate(given.pop("_target_"))
+    return cls(**given)
+
+
+@cache
+def base(name: str) -> Backbone:
+    return BACKBONES[name]()
+
+
+def adapted(case: str, backbone: str, shaken: float = 0.0) -> Denoiser:
+    """A new denoiser; `shaken`: the trained parameters moved off their start, as training would."""
+    torch.manual_seed(1)
+    denoiser = Denoiser(copy.deepcopy(base(backbone)), make(case), TASKS)
+    return shake(denoiser, shaken)
+
+
+@torch.no_grad()
+def shake(denoiser: Denoiser, size: float) -> Denoiser:
+    for p in denoiser.trained().values():
+        p.add_(size * torch.randn(p.shape))
+    return denoiser
