@@ -89,6 +89,7 @@ def run_here(arguments: list[str], log: Path) -> None:
     os.dup2(descriptor, 2)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where a run is started by hand
     sys.argv = [str(RUN), *arguments]
+    sys.path.insert(0, str(RUN.parent))  # as where it is started by hand
     runpy.run_path(str(RUN), run_name="__main__")
 
 

@@ -50,6 +50,7 @@ def answers() -> dict[str, tuple[str, int]]:
     script = f"""
 import contextlib, io, json, sys
 sys.path.insert(0, {str(ROOT / "experiments")!r})
+import composing
 answers = {{}}
 for case in {[case for case, _ in CASES]!r}:
     err = io.StringIO()
