@@ -20,11 +20,11 @@ from torch import distributed
 
 from mtdiff.errors import RunError
 from mtdiff.files import first_process, reason
+from mtdiff.training.progress import rewind_batch_start
 from mtdiff.training.signals import Signals
 
 log = logging.getLogger(__name__)
 KEPT = 2
-PROGRESS = ("ready", "started", "processed", "completed")  # Lightning's counts
 DIGITS = 16  # of the SHA-256 in a file's name: against accidents, not against malice
 
 
@@ -283,7 +283,7 @@ class Checkpoints(Callback):
         log.warning("no checkpoint at step %d: %s; %s", trainer.global_step, io.failure, kept)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        between_steps(checkpoint["loops"]["fit_loop"])
+        rewind_batch_start(checkpoint["loops"]["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds(), "random": of_all_ranks(random_state())}
@@ -291,20 +291,3 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._spent, self._began = state_dict["seconds"], time.monotonic()
         self._random = state_dict["random"]
-
-
-def between_steps(loop: dict[str, Any]) -> None:
-    """Turn the progress of Lightning's loop at a batch's start into that at the end of the batch before it.
-
-    Its own checkpoints are taken there, so there it goes on in the right place; but then the validation and the rows of
-    that batch, which come after, would be lost. It counts a validation of that step once more when it goes on; nothing
-    depends on how many there were, so they are not kept.
-    """
-    loop["epoch_loop.val_loop.batch_progress"]["total"] |= dict.fromkeys(PROGRESS, 0)
-    progress = loop["epoch_loop.batch_progress"]
-    if progress["total"]["ready"] == progress["total"]["completed"]:  # training has ended
-        return
-    for counts in (progress["total"], progress["current"]):
-        counts["ready"] -= 1
-        counts["completed"] -= 1
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

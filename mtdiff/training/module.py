@@ -156,7 +156,7 @@ class MultiTaskModule(lightning.LightningModule):
             self.log(f"train/cosine/{one}/{other}", cosines(gram)[a, b].float())
 
     def on_after_backward(self) -> None:
-        if self._device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here
+        if self.device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here
             average([p.grad for p in self.balancing.parameters() if p.grad is not None])
 
     def configure_gradient_clipping(
@@ -167,8 +167,8 @@ class MultiTaskModule(lightning.LightningModule):
             clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
     def configure_model(self) -> None:
-        if self._device_mesh is not None:  # of a strategy that shards
-            shard(self.denoiser, self._device_mesh["data_parallel"])
+        if self.device_mesh is not None:  # of a strategy that shards
+            shard(self.denoiser, self.device_mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         if not self.balancing.pcgrad or self.trainer.world_size == 1:
