@@ -1,0 +1,89 @@
+"""Write the README's figures anew from the committed results, between `<!-- figures: NAME -->` and `<!-- end -->`.
+
+    python docs/write_table.py               rewrites README.md where a figure has changed
+
+So a new base or study changes the README by this command alone; a test holds the two together.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results"
+NAMES = {
+    "mtu": "MTU",
+    "lora_ffn": "LoRA",
+    "ia3": "IA3",
+    "finetune": "full fine-tuning",
+    "dtr": "DTR",
+    "one_pic": "ONE-PIC",
+}
+COLUMNS = (("edit", "lpips_alex"), ("super_resolution", "lpips_alex"), ("inpaint", "lpips_alex"))
+SHOWN = ("run", "copy", "bicubic", "biharmonic", "autoencoder", "base")
+
+
+def read_results(study: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / study).glob("*.json"))]
+
+
+def find_value(result: dict[str, Any], model: str, task: str, metric: str) -> float | None:
+    rows = (r for r in result["rows"] if (r["model"], r["task"], r["metric"]) == (model, task, metric))
+    return next((r["value"] for r in rows), None)
+
+
+def mean_kept(method: str) -> float:
+    """Mean over seeds of the share of training emoji that runs of the reference study still draw."""
+    rows = json.loads((ROOT / "docs" / "measured" / "forgetting.json").read_text(encoding="utf-8"))["rows"]
+    names = {f"runs/{path.stem}" for path in (RESULTS / "main").glob(f"{method}-nano-emoji-seed?-*.json")}
+    return mean(row["own_emoji"] for name, row in rows.items() if name in names)
+
+
+def format_count(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
+
+
+def method_lines() -> Iterator[str]:
+    """One line a method: means over seeds of the joint runs of the reference study."""
+    yield "| | edit | super-resolution | inpaint | trained | FLOPs | kept |"
+    yield "|---|---|---|---|---|---|---|"
+    joint = [r for r in read_results("main") if len(r["tasks"]) > 1]
+    for method, name in NAMES.items():
+        runs = [r for r in joint if r["method"] == method]
+        found = [[find_value(r, "run", *column) for r in runs] for column in COLUMNS]
+        values = [mean(v for v in column if v is not None) for column in found]
+        costs = [format_count(runs[0]["params"]["trainable"]), f"{runs[0]['cost']['flops'] / 1e9:.2f} G"]
+        cells = [name, *(f"{v:.3f}" for v in values), *costs, f"{mean_kept(method):.1%}".replace("%", " %")]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def default_lines() -> Iterator[str]:
+    """What the default run prints of LPIPS."""
+    (result,) = read_results("default")
+    yield "```"
+    yield f"{result['method']} on {result['backbone']}/{result['data']}, seed {result['seed']}, {result['steps']} steps"
+    yield f"{'task':17}{'metric':14}" + "".join(f"{model:>12}" for model in SHOWN)
+    for task, metric in COLUMNS:
+        values = (find_value(result, model, task, metric) for model in SHOWN)
+        yield f"{task:17}{metric + ' ↓':14}" + "".join(f"{'' if v is None else format(v, '.3f'):>12}" for v in values)
+    yield "```"
+
+
+SECTIONS: dict[str, Callable[[], Iterator[str]]] = {"methods": method_lines, "default": default_lines}
+
+
+def write_figures(text: str) -> str:
+    """The page with every section written anew."""
+    for name, lines in SECTIONS.items():
+        head = f"<!-- figures: {name} -->\n"
+        body = head + "\n".join(lines()) + "\n<!-- end -->"
+        text = re.sub(re.escape(head) + r".*?<!-- end -->", lambda _, body=body: body, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(write_figures(page.read_text(encoding="utf-8")), encoding="utf-8")
