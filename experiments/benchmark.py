@@ -74,17 +74,18 @@ def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any
 def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
     from benchmarks.training import WARMUP, training
 
+    from mtdiff.config.settings import Training
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.training.module import MultiTaskModule
 
     number = WARMUP + 1 + (1 if how.quick else 4)
-    run, _ = made(plain, how, [*overrides, "training.workers=0"], number, Path())
+    run = made(plain, how, [*overrides, "training.workers=0"], number, Path())
     batches = [batch for batch, _ in zip(run.data.train_dataloader(), range(number), strict=False)]
     modules = {}
     for name in METHODS:
         method = construct(yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text()))
         denoiser = Denoiser(construct(plain["backbone"]), method, plain["tasks"])
-        modules[name] = MultiTaskModule(denoiser, {"lr": 1e-4, "weight_decay": 0.01}, {})
+        modules[name] = MultiTaskModule(denoiser, Training(steps=number, batch_size=1, lr=1e-4))
     return [training(modules, batches, run.trainer, how, 5)]
 
 
@@ -93,7 +94,7 @@ def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
-        run, _ = made(plain, how, [*overrides, "method=finetune"], steps, Path(folder))
+        run = made(plain, how, [*overrides, "method=finetune"], steps, Path(folder))
         return [loop(run, Path(folder), how, 7)]
 
 
@@ -104,7 +105,7 @@ def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> lis
     if training["save_every"] is None:
         raise ConfigError("training.save_every=None: expected a number of steps for what=checkpoints")
     with TemporaryDirectory() as folder:
-        run, _ = made(plain, how, overrides, WARMUP + 1 + (1 if how.quick else 8), Path(folder))
+        run = made(plain, how, overrides, WARMUP + 1 + (1 if how.quick else 8), Path(folder))
         run = replace(run, training=replace(run.training, ema_decay=training["ema_decay"]))
         return [checkpoints(run, Path(folder), training["save_every"], how, 5)]
 
@@ -114,7 +115,7 @@ def cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
-        run, _ = made(plain, how, [*overrides, "training.workers=0", "training.cache=null"], steps, Path(folder))
+        run = made(plain, how, [*overrides, "training.workers=0", "training.cache=null"], steps, Path(folder))
         return [cached(run, Path(folder), how, 7)]
 
 
@@ -142,7 +143,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
 }
 
 
-def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, folder: Path) -> tuple[Any, Any]:
+def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, folder: Path) -> Any:
     """The experiment that run.py makes of the overrides, for so many steps, with nothing but training in it."""
     precision = TRAINER_PRECISION.get(how.precision, plain["trainer"]["precision"])
     accelerator = "gpu" if how.device.startswith("cuda") else "cpu"

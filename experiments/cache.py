@@ -40,13 +40,15 @@ def main(arguments: list[str]) -> None:
     import torch
     from rich.progress import track
 
+    from mtdiff.data.mixture import Mixture
     from mtdiff.training import encodings
     from mtdiff.training.cache import Cache
 
     # 1. The run's own data and encoders
     plain["training"]["cache"], plain["evaluation"]["baselines"], plain["logger"]["wandb"] = None, False, False
-    made, _ = experiment(plain, Path())
+    made = experiment(plain, Path())
     backbone, mixture = made.module.denoiser.backbone, made.data.train
+    assert isinstance(mixture, Mixture)  # buckets are refused beside a cache
     cache = Cache(folder, backbone, str(plain["trainer"]["precision"]), create=True)
     gpu = torch.cuda.is_available() and plain["trainer"]["accelerator"] != "cpu"
     device = made.module.to("cuda" if gpu else "cpu").device

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
@@ -29,69 +29,68 @@ from mtdiff.runs.checks import check_constructors
 from mtdiff.runs.lock import alone
 from mtdiff.runs.suite import Planned, budgeted, distinct, key, load, run_all, without
 
+if TYPE_CHECKING:
+    from mtdiff.backbones.base import Backbone
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.experiment import Experiment
+    from mtdiff.training.encodings import CachedEncoder
+
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
 
 # 1. Construction
 
 
-def experiment(plain: Mapping[str, Any], folder: Path) -> tuple[Any, Any]:
-    """The Experiment and the untouched base (for comparison), built from a checked configuration."""
+def experiment(plain: Mapping[str, Any], folder: Path) -> "Experiment":
+    """The experiment that a checked configuration describes."""
     from baselines.trivial import trivial
     from mtdiff.data.module import MixtureModule
-    from mtdiff.model.conditioning import Dropout
-    from mtdiff.model.sampling import Guidance
     from mtdiff.runs.experiment import Experiment
+    from mtdiff.runs.load import make_painter
     from mtdiff.training.module import MultiTaskModule
 
     settings = sections(plain)
-    training, sampling, evaluation = settings["training"], settings["sampling"], settings["evaluation"]
-    judge = settings["metrics"].judge()
+    training, evaluation = settings["training"], settings["evaluation"]
     tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
     data = MixtureModule(
         construct(plain["data"]),
         tasks,
         {name: plain["weights"].get(name, 1.0) for name in tasks},
-        training.batch_size,
-        training.workers,
-        plain["seed"],
-        evaluation.per_task,
-        evaluation.validation_per_task,
-        evaluation.split,
+        batch_size=training.batch_size,
+        workers=training.workers,
+        seed=plain["seed"],
+        test_per_task=evaluation.per_task,
+        validation_per_task=evaluation.validation_per_task,
+        test_split=evaluation.split,
     )
     denoiser, untouched = denoisers(plain, settings)
-    optimizer = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
-    optimizer |= {"name": training.optimizer, "fused": settings["speed"].fused}
     module = MultiTaskModule(
         denoiser,
-        {**optimizer, "steps": training.steps, "warmup": training.warmup, "decay": training.decay},
-        {task: Guidance(**scales) for task, scales in sampling.guidance.items()},
-        sampling.sampler,
-        sampling.steps,
-        Dropout(**training.dropout),
-        plain["seed"],
-        construct(plain["balancing"]),
-        cached(training.cache, denoiser.backbone, plain),
-    )
-    wandb = wandb_options(plain, folder) if plain["logger"]["wandb"] else None
-    made = Experiment(
-        module,
-        data,
         training,
-        evaluation,
-        plain["trainer"],
-        folder,
-        trivial,
-        judge,
-        wandb,
-        bool(plain["progress"]),
-        float(plain["logger"]["patience"]),
-        lambda: construct(plain["backbone"]),
+        seed=plain["seed"],
+        balancing=construct(plain["balancing"]),
+        cache=cached(training.cache, denoiser.backbone, plain),
+        fused=settings["speed"].fused,
     )
-    return made, untouched
+    return Experiment(
+        module=module,
+        painter=make_painter(denoiser, settings["sampling"]),
+        data=data,
+        training=training,
+        evaluation=evaluation,
+        trainer=plain["trainer"],
+        folder=folder,
+        trivial=trivial,
+        judge=settings["metrics"].judge(),
+        untouched=untouched,
+        wandb=wandb_options(plain, folder) if plain["logger"]["wandb"] else None,
+        progress=bool(plain["progress"]),
+        patience=float(plain["logger"]["patience"]),
+        base=lambda: construct(plain["backbone"]),
+    )
 
 
-def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> "tuple[Denoiser, Denoiser | None]":
     """The base with the method on it, ready to be trained; and the untouched base, or None without baselines."""
     import torch
 
@@ -115,7 +114,7 @@ def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[An
     return denoiser, untouched
 
 
-def cached(folder: str | None, backbone: Any, plain: Mapping[str, Any]) -> Any:
+def cached(folder: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":
     """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made."""
     if folder is None:
         return None
@@ -198,7 +197,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
             announce(earlier, folder, "complete already")
             return
     check_constructors(plain)
-    made, untouched = experiment(plain, folder)
+    made = experiment(plain, folder)
     if first_process():
         claim(folder, plain)  # not earlier: a constructor may yet refuse an option
     from mtdiff.costs.flops import has_source
@@ -222,7 +221,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
         cost=cost,
         **provenance(str(made.module.device)),
     )
-    result = execute(made, start, about, untouched)
+    result = execute(made, start, about)
     if first_process():
         announce(result, folder, "done")
         for name, count in made.data.skipped().items():

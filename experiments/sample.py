@@ -9,6 +9,7 @@ packages=yours: whose classes the run may name, beside ours. base=<folder>: the 
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def main(arguments: list[str]) -> None:
 
     model = load_run(given["run"], given.get("device", "cpu"), **told)
     if steps is not None:
-        model.module.sampling_steps = steps
-    own = model.module.guidance.get(given["task"], Guidance())
+        model.painter = replace(model.painter, steps=steps)
+    own = model.painter.guidance.get(given["task"], Guidance())
     guidance = Guidance(
         *(new if new is not None else old for new, old in zip(scales, (own.image, own.text), strict=True))
     )

@@ -14,10 +14,9 @@ from benchmarks.folded import TAKES, folded_for, moved_mtu
 from benchmarks.timing import Bar, Comparison, How, largest_difference, take_turns
 from mtdiff.backbones.base import Backbone
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance, make_scheduler
-from mtdiff.runs.evaluation import first_noise
 from mtdiff.runs.export import pipeline_name
-from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch, Example
 
 Scales = Mapping[str, Guidance]
@@ -36,7 +35,10 @@ def against(base: Backbone, task: str, steps: int, guidance: Scales, pictures: i
     noise = first_noise(batch, base.latent_shape, 0).to(how.device)
     unfolded, plain = moved_mtu(base, tasks), moved_mtu(base, tasks)
     plain.method.fold(plain.backbone, tasks.index(task))
-    modules = {"mtu": module(unfolded, steps, guidance, how), "folded": module(plain, steps, guidance, how)}
+    painters = {
+        "mtu": make_painter(unfolded, steps, guidance, how),
+        "folded": make_painter(plain, steps, guidance, how),
+    }
     pipeline = pipeline_of(folded_for(base, task), task, how)
     options: dict[str, Any] = {"prompt": batch.prompt, "latents": noise, "num_inference_steps": steps}
     options |= {"output_type": "pt", "guidance_scale": guidance[task].text}
@@ -46,7 +48,7 @@ def against(base: Backbone, task: str, steps: int, guidance: Scales, pictures: i
 
     def ours(name: str) -> None:
         with how.autocast():
-            drawn[name] = modules[name].generate(batch, noise) / 2 + 0.5  # (B, 3, H, W)
+            drawn[name] = painters[name].draw(batch, noise) / 2 + 0.5  # (B, 3, H, W)
 
     def theirs() -> None:
         with how.autocast():
@@ -54,15 +56,15 @@ def against(base: Backbone, task: str, steps: int, guidance: Scales, pictures: i
 
     calls = {"pipeline": theirs, "folded": lambda: ours("folded"), "mtu": lambda: ours("mtu")}
     seconds = take_turns(calls, how, how.turns(turns))
-    bars = tuple(Bar(name, "pipeline", "speed", 1.0) for name in modules)
-    counts = {f"difference {name}": largest_difference(drawn[name], drawn["pipeline"]) for name in modules}
+    bars = tuple(Bar(name, "pipeline", "speed", 1.0) for name in painters)
+    counts = {f"difference {name}": largest_difference(drawn[name], drawn["pipeline"]) for name in painters}
     case = f"{pictures} pictures, {task}, {steps} steps, {type(pipeline).__name__}"
     return Comparison("sampling", case, seconds, bars, counts)
 
 
 def mixed(base: Backbone, steps: int, guidance: Scales, each: int, how: How, turns: int) -> Comparison:
     """One batch of four tasks, `each` pictures of every one, against four calls of one task."""
-    drawing = module(moved_mtu(base, MIXED), steps, guidance, how)
+    painter = make_painter(moved_mtu(base, MIXED), steps, guidance, how)
     together = examples(base.size, [task for task in MIXED for _ in range(each)], MIXED).to(how.device)
     noise = first_noise(together, base.latent_shape, 0).to(how.device)
     rows = [together.task == k for k in range(len(MIXED))]
@@ -70,11 +72,11 @@ def mixed(base: Backbone, steps: int, guidance: Scales, each: int, how: How, tur
 
     def one_call() -> None:
         with how.autocast():
-            drawn["mixed"] = drawing.generate(together, noise)
+            drawn["mixed"] = painter.draw(together, noise)
 
     def four_calls() -> None:
         with how.autocast():
-            drawn["separate"] = torch.cat([drawing.generate(together.rows(part), noise[part]) for part in rows])
+            drawn["separate"] = torch.cat([painter.draw(together.rows(part), noise[part]) for part in rows])
 
     seconds = take_turns({"separate": four_calls, "mixed": one_call}, how, how.turns(turns))
     counts = {"difference mixed": largest_difference(drawn["mixed"], drawn["separate"]) / 2}
@@ -82,8 +84,8 @@ def mixed(base: Backbone, steps: int, guidance: Scales, each: int, how: How, tur
     return Comparison("mixed", f"{len(together)} pictures of {len(MIXED)} tasks, {steps} steps", seconds, bars, counts)
 
 
-def module(denoiser: Denoiser, steps: int, guidance: Scales, how: How) -> MultiTaskModule:
-    return MultiTaskModule(denoiser, {"lr": 0.0}, guidance, "ddim", steps).to(how.device).eval().requires_grad_(False)
+def make_painter(denoiser: Denoiser, steps: int, guidance: Scales, how: How) -> Painter:
+    return Painter(denoiser=denoiser.to(how.device).eval(), guidance=guidance, sampler="ddim", steps=steps)
 
 
 def pipeline_of(denoiser: Denoiser, task: str, how: How) -> Any:

@@ -134,7 +134,7 @@ def loop(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     same loader. Every turn trains for `training.steps` steps from the first example on. folder: for its run folders."""
     precision = str(run.trainer["precision"])
     backbone: Any = run.module.denoiser.backbone
-    options = {k: v for k, v in run.module.optimizer_options.items() if k in ("lr", "betas", "weight_decay")}
+    options = {key: getattr(run.training, key) for key in ("lr", "betas", "weight_decay")}
     bare = BareLoop(backbone, options, run.training.clip, MIXED_DTYPES.get(precision), how.device)
     folders = (folder / f"turn-{number}" for number in count())
 

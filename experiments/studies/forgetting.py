@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
 from composing import guarded
@@ -26,6 +26,11 @@ from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results.record import compact
 from mtdiff.runs.adapter import About, read_about, shipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mtdiff.model.painter import Painter
 
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
@@ -60,8 +65,7 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.results.intervals import mean_interval
     from mtdiff.rng import numpy_rng
-    from mtdiff.runs.load import check_device, load_run
-    from mtdiff.training.module import MultiTaskModule
+    from mtdiff.runs.load import check_device, load_run, make_painter
 
     check_device(device)
     about, source = next(iter(every.values())), EmojiSource()
@@ -73,32 +77,31 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
     captions, truth = [r.caption for r in records], to_float(torch.stack([r.image for r in records])).to(device)
     embed = AlexNetEmbedding(pool=False).to(device)
 
-    def share(module: MultiTaskModule) -> Any:
-        hits = own(draw(module, captions, about, seed), truth, embed).double().cpu().numpy()
+    def share(denoiser: Denoiser) -> Any:
+        painter = make_painter(denoiser, about.sampling)
+        hits = own(draw(painter, captions, seed), truth, embed).double().cpu().numpy()
         return mean_interval(hits, numpy_rng("forgetting", seed, "interval"))
 
     untouched = Denoiser(construct(about.backbone), Untouched(), [TASK])
-    yield "base", share(MultiTaskModule(untouched, {"lr": 0.0}, {}).to(device).eval())
+    yield "base", share(untouched.to(device).eval())
     for name in every:
-        yield name, share(load_run(name, device).module)
+        yield name, share(load_run(name, device).painter.denoiser)
 
 
-def draw(module: Any, captions: list[str], about: About, seed: int) -> Any:
-    """Pictures (B, 3, H, W) of captions, sampled as `about` says."""
+def draw(painter: "Painter", captions: list[str], seed: int) -> "Tensor":
+    """Pictures (B, 3, H, W) of captions."""
     import torch
     from base_model.pretraining import prompted
 
-    from mtdiff.model.sampling import Guidance
     from mtdiff.rng import torch_rng
 
-    module.sampler, module.sampling_steps = about.sampling.sampler, about.sampling.steps
-    guidance, backbone, drawn = Guidance(**about.sampling.guidance.get(TASK, {})), module.denoiser.backbone, []
+    denoiser, backbone, drawn = painter.denoiser, painter.denoiser.backbone, []
     for start in range(0, len(captions), AT_ONCE):
         plain = prompted(backbone, captions[start : start + AT_ONCE])
-        condition = replace(plain, task=torch.full_like(plain.task, module.tasks.index(TASK)))
+        condition = replace(plain, task=torch.full_like(plain.task, denoiser.tasks.index(TASK)))
         noise = torch.randn(plain.source.shape, generator=torch_rng("forgetting", seed, start)).to(plain.source)
-        with torch.no_grad(), torch.autocast(module.device.type, torch.bfloat16):  # as runs are judged
-            drawn.append(backbone.decode(module.generate_latents(condition, noise, {TASK: guidance})).float())
+        with torch.no_grad(), torch.autocast(denoiser.device.type, torch.bfloat16):  # as runs are judged
+            drawn.append(backbone.decode(painter.draw_latents(condition, noise)).float())
     return torch.cat(drawn)
 
 

@@ -49,7 +49,6 @@ def chosen(run: Path, wanted: str | None) -> tuple[Path, Path]:
 def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a run as it starts, from its `config.yaml`, and that configuration."""
     from mtdiff.config.settings import Training
-    from mtdiff.model.conditioning import Dropout
     from mtdiff.runs.load import adapted
     from mtdiff.training.module import MultiTaskModule
 
@@ -64,9 +63,8 @@ def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     check({"balancing": balancing}, packages=told["packages"])
     check_flat("balancing", {k: v for k, v in balancing.items() if k != "weighting"})
     check_flat("balancing.weighting", balancing.get("weighting") or {})
-    shares = Training(steps=1, batch_size=1, lr=0.0, dropout=content["training"].get("dropout") or {}).dropout
-    made = {"dropout": Dropout(**shares), "balancing": construct(balancing)}
-    return MultiTaskModule(adapted(about), {"lr": 0.0}, {}, **made), content
+    training = Training(steps=1, batch_size=1, lr=0.0, dropout=content["training"].get("dropout") or {})
+    return MultiTaskModule(adapted(about), training, balancing=construct(balancing)), content
 
 
 def lines(found: Any, tasks: list[str]) -> Iterator[str]:

@@ -26,6 +26,11 @@ class Denoiser(nn.Module):
         backbone.denoiser.train(False)
         self._added = set(backbone.denoiser.state_dict()) - base
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are now."""
+        return next(self.parameters()).device
+
     def forward(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.method.layout(self._predict, noisy, t, condition)
 

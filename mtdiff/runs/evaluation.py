@@ -4,53 +4,17 @@ Letters: B batch, C latent channels, H W pixels, h w latent size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mtdiff.metrics.quality import Judge, Verdict
-from mtdiff.model.conditioning import encode_condition
-from mtdiff.model.sampling import Denoise, Guidance, guide, make_scheduler, sample
+from mtdiff.model.painter import Draw, first_noise
 from mtdiff.results.record import Row
-from mtdiff.rng import torch_rng
 from mtdiff.tasks.base import Task
-from mtdiff.training.module import MultiTaskModule
-from mtdiff.types import Batch, Condition
+from mtdiff.types import Batch
 
-Draw = Callable[[Batch, Tensor], Tensor]
 Trivial = Callable[[str, Batch], dict[str, Tensor]]
-
-
-def first_noise(batch: Batch, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """(B, C, h, w): a pure function of each example's key, so that every method starts from the same noise."""
-    return torch.stack([torch.randn(shape, generator=torch_rng(seed, "noise", key)) for key in batch.key])
-
-
-def drawer(module: MultiTaskModule, seed: int) -> Draw:
-    """Draws with the trained model under its tasks' guidance."""
-
-    def draw(batch: Batch, noise: Tensor) -> Tensor:
-        return module.generate(batch.to(module.device), noise.to(module.device)).cpu()
-
-    return draw
-
-
-def base_drawer(denoise: Denoise, module: MultiTaskModule, text_scale: float) -> Draw:
-    """Draws with the untouched base: it reads the prompt, and never sees the source."""
-
-    def blind(condition: Condition) -> Condition:
-        blank = {"source": torch.zeros_like(condition.source), "mask": torch.ones_like(condition.mask)}
-        return replace(condition, **blank)  # type: ignore[arg-type]
-
-    def draw(batch: Batch, noise: Tensor) -> Tensor:
-        backbone = module.denoiser.backbone
-        condition = blind(encode_condition(backbone, batch.to(module.device)))
-        guided = guide(condition, module.empty_text(), [Guidance(1.0, text_scale)] * len(batch))
-        scheduler = make_scheduler(module.sampler, backbone.scheduler)
-        return backbone.decode(sample(denoise, scheduler, guided, noise.to(module.device), module.sampling_steps)).cpu()
-
-    return draw
 
 
 def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:
@@ -58,7 +22,7 @@ def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], se
     kept, answers = [], []
     for batch in batches:
         kept.append(batch)
-        answers.append(draw(batch, first_noise(batch, shape, seed)))
+        answers.append(draw(batch, first_noise(batch, shape, seed)).cpu())
     return Batch.cat(kept), torch.cat(answers)
 
 

@@ -29,9 +29,11 @@ from mtdiff.errors import Interrupted, RunError, one_line
 from mtdiff.files import write_atomically
 from mtdiff.metrics.quality import Judge
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.painter import Painter, first_noise
+from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result, Row
 from mtdiff.runs.adapter import identity
-from mtdiff.runs.evaluation import Trivial, base_drawer, baseline_rows, drawer, first_noise, gather, judge_rows
+from mtdiff.runs.evaluation import Trivial, baseline_rows, gather, judge_rows
 from mtdiff.runs.method_report import Origin, method_report, training_report
 from mtdiff.training.callbacks import EMA, SampleGrid, save_grid
 from mtdiff.training.checkpoints import Checkpoints, WholeFiles, newest, seed_everywhere, step_of
@@ -48,16 +50,18 @@ GRID_COLUMNS = 8
 MIXED_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What one run is made of.
 
-    trivial: answers that need no model, by task and batch. trainer: Lightning's arguments.
-    patience: seconds that a logger may take to start and to end. base: reads the base model once more, to tell how far
-    training has moved it; None: not told.
+    module: trains. painter: draws with the same denoiser, for the pictures of training and for the evaluation.
+    untouched: the base beside it, judged too; None: not judged. trivial: answers that need no model, by task and batch.
+    trainer: Lightning's arguments. patience: seconds that a logger may take to start and to end. base: reads the base
+    model once more, to tell how far training has moved it; None: not told.
     """
 
     module: MultiTaskModule
+    painter: Painter
     data: MixtureModule
     training: Training
     evaluation: Evaluation
@@ -65,6 +69,7 @@ class Experiment:
     folder: Path
     trivial: Trivial
     judge: Judge
+    untouched: Denoiser | None = None
     wandb: Mapping[str, Any] | None = None
     progress: bool = True
     patience: float = 60.0
@@ -118,9 +123,9 @@ def callbacks(run: Experiment) -> Iterable[Callback]:
         yield EMA(settings.ema_decay)
     if settings.sample_every is not None:
 
-        def draw(module: MultiTaskModule, batch: Batch) -> Tensor:
+        def draw(batch: Batch) -> Tensor:
             with run.autocast():
-                return drawer(module, 0)(batch, noise)
+                return run.painter.draw(batch, noise)
 
         shown = few_examples(run.data, 4)
         noise = first_noise(shown, run.module.denoiser.backbone.latent_shape, run.evaluation.seed)
@@ -149,14 +154,14 @@ def few_examples(data: MixtureModule, per_task: int) -> Batch:
 # Evaluation
 
 
-def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Batch, Tensor]:
+def evaluate(run: Experiment) -> tuple[list[Row], Batch, Tensor]:
     """Rows of the trained model and of what it must beat; the test examples and its answers."""
     module, seed = run.module.eval(), run.evaluation.seed
     shape, tasks = module.denoiser.backbone.latent_shape, run.data.tasks
     batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
     with run.autocast():  # drawing only: metrics are computed in full precision
-        batch, answers = gather(batches, dealt(drawer(module, seed), module.device), shape, seed)
-    drawn = None if untouched is None else draw_base(run, untouched, batches)
+        batch, answers = gather(batches, dealt(run.painter.draw, module.device), shape, seed)
+    drawn = None if run.untouched is None else draw_base(run, run.untouched, batches)
     if not first():  # all have drawn; one judges
         return [], batch, answers
     judge = run.judge.to(module.device)
@@ -170,12 +175,13 @@ def evaluate(run: Experiment, untouched: Denoiser | None) -> tuple[list[Row], Ba
 
 
 def draw_base(run: Experiment, untouched: Denoiser, batches: list[Batch]) -> Tensor:
-    """Answers of the untouched base (n, 3, H, W)."""
-    module, seed = run.module, run.evaluation.seed
-    scale = max((g.text for g in module.guidance.values()), default=1.0)
-    draw = base_drawer(untouched.to(module.device), module, scale)
+    """Answers of the untouched base (n, 3, H, W): it reads the prompt, under the largest scale, and sees no source."""
+    device, shape = run.module.device, untouched.backbone.latent_shape
+    text = Guidance(text=max((g.text for g in run.painter.guidance.values()), default=1.0))
+    scales = dict.fromkeys(untouched.tasks, text)
+    painter = replace(run.painter, denoiser=untouched.to(device), guidance=scales)
     with run.autocast():
-        _, drawn = gather(batches, dealt(draw, module.device), module.denoiser.backbone.latent_shape, seed)
+        _, drawn = gather(batches, dealt(painter.draw, device), shape, run.evaluation.seed)
     return drawn
 
 
@@ -249,15 +255,13 @@ def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
         writer.writerows(cells(row) for row in rows)
 
 
-def execute(run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None) -> Result:
+def execute(run: Experiment, result: Result, about: Mapping[str, Any]) -> Result:
     """Train, keep the adapter, evaluate, write `result.json`; a run that breaks leaves one with its status."""
     with Signals() as signals:
-        return _execute(run, result, about, untouched, signals)
+        return _execute(run, result, about, signals)
 
 
-def _execute(
-    run: Experiment, result: Result, about: Mapping[str, Any], untouched: Denoiser | None, signals: Signals
-) -> Result:
+def _execute(run: Experiment, result: Result, about: Mapping[str, Any], signals: Signals) -> Result:
     path = run.folder / "result.json"
     open_loggers: list[Logger] = []
     try:
@@ -272,7 +276,7 @@ def _execute(
         result = replace(result, seconds=spent)
         began = time.monotonic()
         with within_memory("evaluating", ["a lower evaluation.batch_size"]):
-            rows, batch, answers = evaluate(run, untouched)
+            rows, batch, answers = evaluate(run)
         if not first():
             return result
         save_samples(run, batch, answers)

@@ -42,10 +42,10 @@ def export(model: Model, task: str, out: str | Path) -> str:
 
     CannotFold (a ValueError) where the method has no plain denoiser or the backbone is of another family.
     """
-    backbone, takes = model.module.denoiser.backbone, model.takes[task]
+    backbone, takes = model.painter.denoiser.backbone, model.takes[task]
     if not isinstance(backbone, StableDiffusion):
         raise CannotFold(f"{type(backbone).__name__}: only Stable Diffusion's family is exported as a pipeline")
-    model.module.denoiser.method.fold(backbone, list(model.tasks).index(task))
+    model.painter.denoiser.method.fold(backbone, list(model.tasks).index(task))
     (site,) = backbone.sites("input")
     assert isinstance(site.module, nn.Conv2d)
     site.replace(arranged(site.module, takes, backbone))
@@ -56,7 +56,7 @@ def export(model: Model, task: str, out: str | Path) -> str:
         text_encoder=backbone.text_encoder,
         tokenizer=backbone.tokenizer,
         unet=backbone.denoiser,
-        scheduler=make_scheduler(model.module.sampler, backbone.scheduler),
+        scheduler=make_scheduler(model.painter.sampler, backbone.scheduler),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -11,7 +11,7 @@ Letters: B batch, H W pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mtdiff.config.schema import PACKAGES, construct, refuse
+from mtdiff.config.settings import Sampling
 from mtdiff.files import check_header, reason, rgba, shown
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.runs.adapter import About, read_about
-from mtdiff.runs.evaluation import first_noise
 from mtdiff.tasks.base import Task
-from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch, Record
 
 Picture = Image.Image | Tensor
@@ -55,9 +55,13 @@ def load_run(
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
     load_adapter(denoiser, about)
-    guidance = {task: Guidance(**scales) for task, scales in about.sampling.guidance.items()}
-    module = MultiTaskModule(denoiser, {"lr": 0.0}, guidance, about.sampling.sampler, about.sampling.steps)
-    return Model(module.to(device).eval(), tasks)
+    return Model(make_painter(denoiser.to(device).eval(), about.sampling), tasks)
+
+
+def make_painter(denoiser: Denoiser, sampling: Sampling) -> Painter:
+    """A painter with the sampler, steps and guidance of a run's settings."""
+    guidance = {task: Guidance(**scales) for task, scales in sampling.guidance.items()}
+    return Painter(denoiser=denoiser, guidance=guidance, sampler=sampling.sampler, steps=sampling.steps)
 
 
 def check_device(device: str) -> None:
@@ -128,16 +132,16 @@ def _check_tensor(name: str, shape: Sequence[int], dtype: str, own: Tensor) -> N
 
 
 class Model:
-    """module: in evaluation mode on its device. tasks: by name, in the order of their ids."""
+    """Checks requests and draws them. tasks: by name, in the order of their ids."""
 
-    def __init__(self, module: MultiTaskModule, tasks: dict[str, Task]) -> None:
-        self.module, self.tasks = module, tasks
+    def __init__(self, painter: Painter, tasks: dict[str, Task]) -> None:
+        self.painter, self.tasks = painter, tasks
         self.takes = {name: Takes.of(task) for name, task in tasks.items()}
 
     @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
-        return self.module.denoiser.backbone.size
+        return self.painter.denoiser.backbone.size
 
     @torch.no_grad()
     def __call__(
@@ -163,10 +167,10 @@ class Model:
         prompts, names = [str(p) for p in columns[1]], list(self.tasks)
         ids = torch.tensor([names.index(t) for t in columns[0]])
         keys, seeds = [f"request {i}" for i in range(len(ids))], [0] * len(ids)
-        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds).to(self.module.device)
-        noise = first_noise(batch, self.module.denoiser.backbone.latent_shape, seed).to(self.module.device)
-        table = None if guidance is None else dict.fromkeys(names, guidance)
-        return [to_pil(picture) for picture in self.module.generate(batch, noise, table)]
+        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds)
+        noise = first_noise(batch, self.painter.denoiser.backbone.latent_shape, seed)
+        scales = self.painter.guidance if guidance is None else dict.fromkeys(names, guidance)
+        return [to_pil(picture) for picture in replace(self.painter, guidance=scales).draw(batch, noise)]
 
     def _request(self, task: str, prompt: str, image: Picture | None, mask: Picture | None) -> tuple[Tensor, Tensor]:
         """Source (3, H, W) and mask (1, H, W) of one request, or a ValueError."""

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import dealt_out, like, whole
 from mtdiff.types import Batch
 
@@ -83,12 +82,10 @@ class EMA(Callback):
 class SampleGrid(Callback):
     """Every so many steps a picture per task: source, answer and truth of a few fixed examples.
 
-    draw: makes the answers (B, 3, H, W) for a batch. folder: gets `<task>-<step>.png`.
+    draw: makes the answers (B, 3, H, W) for the examples. folder: gets `<task>-<step>.png`.
     """
 
-    def __init__(
-        self, examples: Batch, folder: Path, every: int, draw: Callable[[MultiTaskModule, Batch], Tensor]
-    ) -> None:
+    def __init__(self, examples: Batch, folder: Path, every: int, draw: Callable[[Batch], Tensor]) -> None:
         self.examples, self.folder, self.every, self.draw = examples, folder, every, draw
         self._last = 0
 
@@ -103,7 +100,7 @@ class SampleGrid(Callback):
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         if ema is not None:
             ema.swap_in(pl_module)
-        answers = self.draw(pl_module, self.examples)
+        answers = self.draw(self.examples)
         if ema is not None:
             ema.swap_out(pl_module)
         if not trainer.is_global_zero:  # but all have drawn: a sharded network needs every process

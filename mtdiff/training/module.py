@@ -1,6 +1,5 @@
 """The LightningModule: encode, noise, predict, average per task. Formulas live in the rooms it calls."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,15 +10,15 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.config.settings import Training
 from mtdiff.model.conditioning import Dropout, encode_condition, latent_shape
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
 from mtdiff.rng import torch_rng
 from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosines
 from mtdiff.training.encodings import CachedEncoder
-from mtdiff.training.optimizers import clip, make
+from mtdiff.training.optimizers import clip, make_optimizer
 from mtdiff.training.parallel import average, merged, shard
-from mtdiff.types import Batch, Condition, Text
+from mtdiff.types import Batch, Text
 
 
 def per_task_sum(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
@@ -57,29 +56,24 @@ class MultiTaskModule(lightning.LightningModule):
     """Trains a Denoiser on batches that mix tasks. The loss is the sum over tasks of the mean prediction error (MTU),
     as `balancing` weighs it. Means are over the batches of all processes together.
 
-    optimizer: `name` and `fused` (`optimizers`), `lr`, `weight_decay`, `betas`, and the rate's `steps`, `warmup` in
-    steps, `decay`, a share of the steps.
-    guidance: scales per task name. sampling: `sampler` and `steps`. cache: encodings that are looked up in training.
+    training: of it the optimiser, the rate's course over the steps, and conditioning dropout are read here.
+    seed: of what balancing draws. cache: encodings that are looked up in training. fused: one optimiser kernel.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        optimizer: Mapping[str, Any],
-        guidance: Mapping[str, Guidance],
-        sampler: str = "ddim",
-        sampling_steps: int = 20,
-        dropout: Dropout | None = None,
+        training: Training,
+        *,
         seed: int = 0,
         balancing: Balancing | None = None,
         cache: CachedEncoder | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__()
-        self.cache = cache
         self.denoiser, self.tasks, self.seed = denoiser, denoiser.tasks, seed
-        self.optimizer_options, self.guidance = dict(optimizer), dict(guidance)
-        self.sampler, self.sampling_steps = sampler, sampling_steps
-        self.dropout = dropout or Dropout()
+        self.settings, self.fused, self.cache = training, fused, cache
+        self.dropout = Dropout(**training.dropout)
         self.balancing = balancing or Balancing(Uniform())
         self.register_buffer("factors", self.balancing.factors(self.tasks), persistent=False)
         self.diffusion = Diffusion(denoiser.backbone.scheduler)
@@ -87,8 +81,6 @@ class MultiTaskModule(lightning.LightningModule):
         self._validated: dict[int, tuple[int, float]] = {}  # by example: task, error
         self._means: Tensor | None = None  # of the tasks, with their graph, from training_step to backward
         self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
-
-    # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         errors, t = self.training_errors(batch)  # (B,)
@@ -129,6 +121,12 @@ class MultiTaskModule(lightning.LightningModule):
         noise = draws.noise.to(latent)
         noisy, target = (f(latent, noise, draws.t) for f in (self.diffusion.noisy, self.diffusion.target))
         return self.denoiser.errors(noisy, draws.t, condition, target), draws.t
+
+    def empty_text(self) -> Text:
+        """The empty prompt, encoded once."""
+        if self._empty is None or self._empty.tokens.device != self.device:
+            self._empty = self.denoiser.backbone.embed([""])
+        return self._empty
 
     def on_validation_epoch_start(self) -> None:
         self._validated = {}
@@ -178,15 +176,15 @@ class MultiTaskModule(lightning.LightningModule):
         self.trainer.model.require_backward_grad_sync = False  # gradients of tasks are averaged by ourselves
 
     def configure_optimizers(self) -> Any:
-        options = dict(self.optimizer_options)
-        shape = [options.pop(key, default) for key, default in (("steps", 1), ("warmup", 0), ("decay", 0.0))]
-        groups = self.parameter_groups(options.get("lr", 0.0))
+        settings = self.settings
+        groups = self.parameter_groups(settings.lr)
         learned = list(self.balancing.parameters())
         if learned:
             groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
-        name, fused = options.pop("name", "adamw"), options.pop("fused", False)
-        optimizer = make(name, groups, fused, options)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_scale(step, *shape))
+        optimizer = make_optimizer(groups, settings, self.fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_scale(step, settings.steps, settings.warmup, settings.decay)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -201,28 +199,3 @@ class MultiTaskModule(lightning.LightningModule):
         kept = {f"denoiser.backbone.denoiser.{k}" for k in self.denoiser.adapter()}
         kept |= {f"balancing.{k}" for k in self.balancing.state_dict()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
-
-    # Generation
-
-    def empty_text(self) -> Text:
-        """The empty prompt, encoded once."""
-        if self._empty is None or self._empty.tokens.device != self.device:
-            self._empty = self.denoiser.backbone.embed([""])
-        return self._empty
-
-    @torch.no_grad()
-    def generate(self, batch: Batch, noise: Tensor, guidance: Mapping[str, Guidance] | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
-        condition = encode_condition(self.denoiser.backbone, batch)
-        latents = self.generate_latents(condition, noise, guidance)
-        return self.denoiser.backbone.decode(latents)
-
-    def generate_latents(
-        self, condition: Condition, noise: Tensor, guidance: Mapping[str, Guidance] | None = None
-    ) -> Tensor:
-        """(B, C, h, w)."""
-        table = {**self.guidance, **(guidance or {})}
-        scales = [table.get(self.tasks[k], Guidance()) for k in condition.task.tolist()]
-        scheduler = make_scheduler(self.sampler, self.denoiser.backbone.scheduler)
-        guided = guide(condition, self.empty_text(), scales)
-        return sample(self.denoiser, scheduler, guided, noise, self.sampling_steps)

@@ -1,25 +1,27 @@
 """Optimisers by name, and the clipping of gradients that works with all of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mtdiff.config.settings import Training
 from mtdiff.training.parallel import whole
 
 
-def make(name: str, groups: list[dict[str, Any]], fused: bool, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """name: adamw, adam (weight decay added to the gradient), or adamw_8bit (states in 8 bits, arXiv 2110.02861).
+def make_optimizer(groups: list[dict[str, Any]], training: Training, fused: bool) -> torch.optim.Optimizer:
+    """Over groups of parameters: adamw, adam (weight decay added to the gradient), or adamw_8bit (arXiv 2110.02861).
 
-    fused: one kernel for all parameters. options: `lr`, `weight_decay`, `betas`.
+    fused: one kernel for all parameters; the 8-bit one always has it.
     """
-    if name == "adamw_8bit":
+    options: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": tuple(training.betas)}
+    if training.optimizer == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, **options)
-    cls = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
+    cls = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return cls(groups, fused=fused or None, **options)
 
 

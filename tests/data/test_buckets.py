@@ -11,6 +11,7 @@ from little_sets import all_four, encoded, noise, number, pairs, picture, saved,
 from PIL import ExifTags, Image, ImageOps
 from rich.console import Console
 from tiny_families import FAMILIES
+from tiny_fits import settings
 from whole_runs import composed, whole_run
 
 from mtdiff.data.buckets import FEWEST, BucketedMixture, filled, shapes
@@ -231,7 +232,7 @@ def test_without_buckets_nothing_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_another_shape_trains(family: str) -> None:
     backbone = FAMILIES[family]()
-    model = MultiTaskModule(Denoiser(backbone, MTU(experts=2), list(TASKS)), {}, {})
+    model = MultiTaskModule(Denoiser(backbone, MTU(experts=2), list(TASKS)), settings())
     pictures = torch.rand(4, 3, 16, 32) * 2 - 1
     mask = torch.zeros(4, 1, 16, 32)
     mask[0] = 1

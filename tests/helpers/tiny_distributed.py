@@ -20,12 +20,12 @@ from tiny_joint import tiny_joint, tiny_label
 
 from baselines.dtr import DTR
 from baselines.one_pic import OnePic
+from mtdiff.config.settings import Training
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.module import MixtureModule
 from mtdiff.methods.mtu import MTU
-from mtdiff.model.conditioning import Dropout
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.runs.evaluation import drawer, first_noise
+from mtdiff.model.painter import Painter, first_noise
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
 from mtdiff.tasks.super_resolution import SuperResolution
@@ -72,9 +72,9 @@ def train(case: str, out: Path, rank: int, processes: int) -> None:
     torch.manual_seed(0)
     denoiser = Denoiser(backbone(), method(), TASKS)
     denoiser.backbone.enable_gradient_checkpointing()
-    options = {"lr": 1e-2, "fused": True}
+    settings = Training(steps=STEPS, batch_size=2 * BATCH // processes, lr=1e-2, warmup=0)
     balancing = Balancing(Uncertainty(clusters=2))
-    module = MultiTaskModule(denoiser, options, {}, sampling_steps=2, dropout=Dropout(), balancing=balancing)
+    module = MultiTaskModule(denoiser, settings, balancing=balancing, fused=True)
     tasks = {t.name: t for t in (TextToImage(), Edit(), SuperResolution(scale=2), Inpaint())}
     data = MixtureModule(EmojiSource(16), tasks, {}, 2 * BATCH // processes, 0, 0, 2, VALIDATION)
     watch = Watch()
@@ -99,8 +99,9 @@ def train(case: str, out: Path, rank: int, processes: int) -> None:
     trainer.save_checkpoint(out / f"{case}-{processes}.ckpt", weights_only=True)
     adapter = {k: whole(v).cpu().contiguous() for k, v in denoiser.adapter().items()}
     examples = Batch.collate([data.test[i] for i in range(len(data.test) - 1)])  # an odd number for two processes
+    painter = Painter(denoiser=denoiser, guidance={}, sampler="ddim", steps=2)
     noise = first_noise(examples, denoiser.backbone.latent_shape, 0)
-    adapter["drawn"] = dealt(drawer(module.eval(), 0), module.device)(examples, noise).contiguous()
+    adapter["drawn"] = dealt(painter.draw, module.device)(examples, noise).contiguous()
     if first():
         save_file({**adapter, "s": balancing.weighting.s.detach()}, out / f"{case}-{processes}.safetensors")
     kept = {"losses": watch.losses, "seeds": watch.seeds, "validation": watch.validation, "validated": watch.validated}

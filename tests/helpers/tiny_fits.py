@@ -1,10 +1,12 @@
 """A few steps of Lightning on one small batch of four tasks."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 
+from mtdiff.config.settings import Training
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch
 
@@ -17,6 +19,11 @@ def batch(n: int = 4) -> Batch:
     mask[task == 0] = 1
     words = [f"picture {i}" for i in range(n)]
     return Batch(target, source * (1 - mask), mask, words, task, words, words, words, list(range(n)))
+
+
+def settings(**options: Any) -> Training:
+    """A rate of 1e-3 from the first step on, unless told otherwise."""
+    return Training(**{"steps": 1, "batch_size": 4, "lr": 1e-3, "warmup": 0, **options})
 
 
 class Loader(torch.utils.data.Dataset[int]):

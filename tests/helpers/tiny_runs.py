@@ -29,6 +29,7 @@ from mtdiff.errors import Interrupted, RunError
 from mtdiff.methods.base import Method
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.painter import Painter
 from mtdiff.results.record import Result, Row
 from mtdiff.runs import experiment as runs
 from mtdiff.runs.adapter import IDENTITY
@@ -98,16 +99,26 @@ def experiment(
     """Learned uncertainties, or PCGrad."""
     torch.manual_seed(0)
     settings = Training(**{**DEFAULT, **training})
-    optimizer = {k: getattr(settings, k) for k in ("lr", "warmup", "decay", "steps")}
     balancing = Balancing(Uniform(), pcgrad=True) if pcgrad else Balancing(weighting or Uncertainty(clusters=3))
     denoiser = Denoiser(tiny_unet(), METHODS[method](), TASKS)
-    module = MultiTaskModule(denoiser, optimizer, {}, "ddim", 1, balancing=balancing)
+    module = MultiTaskModule(denoiser, settings, balancing=balancing)
+    painter = Painter(denoiser=denoiser, guidance={}, sampler="ddim", steps=1)
     tasks = {t.name: t for t in (TextToImage(), Edit(), SuperResolution(scale=2), Inpaint())}
     data = MixtureModule(Noise(folder, deaths), tasks, None, settings.batch_size, settings.workers, 0, 2, 2)
     trainer = {"accelerator": "cpu", "devices": processes, "strategy": "auto" if processes == 1 else "ddp"}
     judge: Any = torch.nn.Identity()  # see `means`
-    evaluation = Evaluation(baselines=False)
-    return Experiment(module, data, settings, evaluation, trainer, folder, {}, judge, progress=False)  # type: ignore[arg-type]
+    return Experiment(
+        module=module,
+        painter=painter,
+        data=data,
+        training=settings,
+        evaluation=Evaluation(baselines=False),
+        trainer=trainer,
+        folder=folder,
+        trivial={},  # type: ignore[arg-type]
+        judge=judge,
+        progress=False,
+    )
 
 
 def means(judge: Any, tasks: Any, batch: Any, answers: torch.Tensor, *args: Any) -> list[Row]:
@@ -163,7 +174,7 @@ def _work(
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     runs.judge_rows = means  # type: ignore[assignment]
     try:
-        execute(run, Result("tiny", "tiny", "noise", list(TASKS), 0), dict.fromkeys(IDENTITY, "tiny"), None)
+        execute(run, Result("tiny", "tiny", "noise", list(TASKS), 0), dict.fromkeys(IDENTITY, "tiny"))
     except Interrupted as error:
         sys.exit(error.code)
     except RunError as error:

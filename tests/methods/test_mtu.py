@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.models.attention import FeedForward
 from tiny import TASKS, inputs, sd15_shapes
+from tiny_fits import settings
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -166,7 +167,7 @@ def test_dropout_of_hidden_units_is_not_lost(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("router_rate", [1.0, 0.02])
 def test_routers_and_task_embeddings_may_learn_more_slowly(tiny_unet: Backbone, router_rate: float) -> None:
     denoiser = Denoiser(tiny_unet, MTU(experts=2, router_rate=router_rate), TASKS)
-    groups = MultiTaskModule(denoiser, {"lr": 1e-3}, {}).configure_optimizers()["optimizer"].param_groups
+    groups = MultiTaskModule(denoiser, settings()).configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
     assert len(groups) == (1 if router_rate == 1 else 2)
     assert len(rates) == len(denoiser.trained())

@@ -18,9 +18,9 @@ from mtdiff.backbones.stable_diffusion import load
 from mtdiff.methods.base import CannotFold
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.painter import first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.rng import torch_rng
-from mtdiff.runs.evaluation import first_noise
 from mtdiff.runs.export import export
 from mtdiff.runs.load import Model
 from mtdiff.types import Batch
@@ -104,7 +104,7 @@ def test_export_draws_what_the_run_draws(task: str, model: Model, tmp_path: Path
     key = torch.zeros(1, 3, 64, 64)
     batch = Batch(key, key, key[:, :1], [""], torch.zeros(1).long(), ["request 0"], [""], [""], [0])
     noise = first_noise(batch, (4, 16, 16), 0)
-    scales = model.module.guidance.get(task)
+    scales = model.painter.guidance.get(task)
     name = export(model, task, tmp_path / "out")
     pipeline = getattr(diffusers, name).from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -125,7 +125,7 @@ def test_inpainting_export_draws_what_the_run_draws(model: Model, tmp_path: Path
     hole[:, 12:40, 8:48] = 1
     (ours,) = model("inpaint", "noto, robot face", picture(), hole, guidance=Guidance(1.0, 2.0))
     known = torch.from_numpy(array(picture())).float().permute(2, 0, 1)[None] * 2 - 1
-    masked = model.module.denoiser.backbone.encode(known * (1 - hole))
+    masked = model.painter.denoiser.backbone.encode(known * (1 - hole))
     noise = torch.randn(1, 4, 16, 16, generator=torch_rng(0, "noise", "request 0"))
     assert export(model, "inpaint", tmp_path / "out") == "StableDiffusionInpaintPipeline"
     pipeline = diffusers.StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)

@@ -9,7 +9,7 @@ import yaml
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from method_cases import NAMES, make
 from tiny import TASKS, tiny_unet
-from tiny_fits import batch, fit
+from tiny_fits import batch, fit, settings
 from torch import Tensor, nn
 
 from mtdiff.backbones.diffusion import Diffusion
@@ -43,7 +43,7 @@ def module(balancing: Balancing, method: Any = None, **how: Any) -> MultiTaskMod
     if how.pop("checkpointing", False):
         backbone.enable_gradient_checkpointing()
     denoiser = Denoiser(backbone, method or MTU(experts=2), TASKS)
-    return MultiTaskModule(denoiser, {"lr": 1e-3}, {}, balancing=balancing, **how)
+    return MultiTaskModule(denoiser, settings(), balancing=balancing, **how)
 
 
 def test_time_shift_is_of_training_alone() -> None:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from little_sets import all_four, picture, write_folder
 from tiny import TASKS, tiny_unet
+from tiny_fits import settings
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.data.emoji.source import EmojiSource
@@ -58,7 +59,7 @@ def trained(data: MixtureModule, folder: Path, cache: Path | None) -> tuple[Path
     torch.manual_seed(0)
     denoiser = Denoiser(tiny_unet(), MTU(experts=2), TASKS)
     found = None if cache is None else CachedEncoder(denoiser.backbone, Cache(cache, denoiser.backbone, "32-true"))
-    module = MultiTaskModule(denoiser, {"lr": 1e-3}, {}, cache=found)
+    module = MultiTaskModule(denoiser, settings(), cache=found)
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=4,

@@ -13,7 +13,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from tiny import TASKS, tiny_unet
-from tiny_fits import fit
+from tiny_fits import fit, settings
 
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
@@ -48,7 +48,7 @@ class Loops(lightning.Callback):
 def test_a_rewound_start_is_lightnings_own_checkpoint_of_the_batch_before(tmp_path: Path) -> None:
     """Fails where Lightning counts otherwise or names its counts anew."""
     loops = Loops(tmp_path)
-    fit(MultiTaskModule(Denoiser(tiny_unet(), MTU(experts=2), TASKS), {"lr": 1e-3}, {}), tmp_path, 3, [loops])
+    fit(MultiTaskModule(Denoiser(tiny_unet(), MTU(experts=2), TASKS), settings()), tmp_path, 3, [loops])
     for state in (loops.starts[1], loops.ends[1]):
         assert isinstance(state[BATCHES].pop("is_last_batch"), bool)  # of the next batch; our loaders never end
     assert loops.starts[1] != loops.ends[1]

@@ -22,7 +22,7 @@ from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.runs.checks import check_speed, check_trainer
 from mtdiff.training.memory import advice, channels_last, within_memory
-from mtdiff.training.optimizers import clip, make
+from mtdiff.training.optimizers import clip, make_optimizer
 from mtdiff.training.parallel import Sharded, trainer_arguments
 
 TRAINERS = sorted((Path(__file__).parents[2] / "experiments" / "configs" / "trainer").glob("*.yaml"))
@@ -84,9 +84,9 @@ def test_fused_optimiser_steps_as_the_plain_one(name: str) -> None:
     torch.manual_seed(0)
     plain, fused = nn.Linear(8, 8), nn.Linear(8, 8)
     fused.load_state_dict(plain.state_dict())
-    options = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.99)}
+    training = replace(TRAINING, optimizer=name, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99))
     for model, flag in ((plain, False), (fused, True)):
-        optimizer = make(name, [{"params": list(model.parameters())}], flag, options)
+        optimizer = make_optimizer([{"params": list(model.parameters())}], training, flag)
         for _ in range(3):
             optimizer.zero_grad()
             model(torch.ones(2, 8)).square().sum().backward()

@@ -1,0 +1,51 @@
+"""The one way to draw: an adapted denoiser under guidance and a sampler, from noise to pictures.
+
+Letters: B batch, C latent channels, H W pixels, h w latent size.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtdiff.model.conditioning import encode_condition
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.rng import torch_rng
+from mtdiff.types import Batch, Condition
+
+Draw = Callable[[Batch, Tensor], Tensor]  # batch, noise (B, C, h, w) -> pictures (B, 3, H, W)
+
+
+def first_noise(batch: Batch, shape: tuple[int, int, int], seed: int) -> Tensor:
+    """(B, C, h, w): a pure function of each example's key, so that every method starts from the same noise."""
+    return torch.stack([torch.randn(shape, generator=torch_rng(seed, "noise", key)) for key in batch.key])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Painter:
+    """Draws pictures of any of a denoiser's tasks, where its weights are now.
+
+    guidance: scales by task; a task that is not named has none. sampler: one of `SAMPLERS`. steps: calls of it.
+    """
+
+    denoiser: Denoiser
+    guidance: Mapping[str, Guidance]
+    sampler: str
+    steps: int
+
+    @torch.no_grad()
+    def draw(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
+        device = self.denoiser.device
+        condition = encode_condition(self.denoiser.backbone, batch.to(device))
+        return self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(device)))
+
+    @torch.no_grad()
+    def draw_latents(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Latents (B, C, h, w) for an encoded condition, from noise of that shape."""
+        backbone, tasks = self.denoiser.backbone, self.denoiser.tasks
+        scales = [self.guidance.get(tasks[k], Guidance()) for k in condition.task.tolist()]
+        guided = guide(condition, backbone.embed([""]), scales)
+        return sample(self.denoiser, make_scheduler(self.sampler, backbone.scheduler), guided, noise, self.steps)
