@@ -82,28 +82,28 @@ class EmojiSource(Source):
         return len(self._pool(need, split)) * len(self.pack.styles)
 
     def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
-        count = self.size(need, split)
-        if not 0 <= index < count:
-            raise IndexError(f"index={index}: `{need}` of `{split}` has {count} records")
-        place = index * _stride(count) % count  # neighbours differ in kind, style and category
+        place = self._place(need, split, index)
         if need == "edit":
             change, style = self._plan(split).change(place), choose(self.pack.styles, rng)
             known = None if split == "train" else self._known
             return self._pair(change.kind, self.editor.edit(change, style, split, rng, known))
-        pool = self._pool(need, split)
-        style, emoji = self.pack.styles[place // len(pool)], pool[place % len(pool)]
         if need == "removal":
+            style, emoji = self._main(need, split, place)
             return self._pair("remove", self.editor.edit(Change("remove", emoji, emoji), style, split, rng))
-        main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
-        scene = self._scene(main, pool, split, rng, held=need == "caption" and split != "train")
-        return Record(self._draw(scene), scene.caption, scene.key)
+        scene = self._compose(need, split, place, rng)
+        return Record(self.draw(scene), scene.caption, scene.key)
+
+    def scene(self, kind: Need, split: Split, index: int, rng: np.random.Generator) -> Scene:
+        """The scene that record `index` of `picture` or `caption` shows."""
+        _one_of("kind", kind, ("picture", "caption"))
+        return self._compose(kind, split, self._place(kind, split, index), rng)
 
     def portrait(self, style: str, stem: str) -> Record:
         """The canonical picture of one drawing: alone, centred, nearly filling the frame, on white."""
         if (style, stem) not in self._by_stem:
             raise ValueError(f"style={style!r}, stem={stem!r}: no such picture in {', '.join(self.pack.styles)}")
         scene = canonical(self._by_stem[style, stem])
-        return Record(self._draw(scene), scene.caption, scene.key)
+        return Record(self.draw(scene), scene.caption, scene.key)
 
     def portraits(self, split: Split) -> list[Portrait]:
         """Every drawing of a split: style x emoji x tone."""
@@ -146,25 +146,39 @@ class EmojiSource(Source):
             return self._removable
         return self.pack.of(split if need == "picture" else "train")
 
-    def _scene(
-        self, main: Portrait, pool: Sequence[Emoji], split: Split, rng: np.random.Generator, held: bool
-    ) -> Scene:
-        """A single emoji or a scene of one to three; with `held`, always two or three in a held-out combination."""
+    def _place(self, need: Need, split: Split, index: int) -> int:
+        """Where record `index` stands in its pool or plan: neighbours differ in kind, style and category."""
+        count = self.size(need, split)
+        if not 0 <= index < count:
+            raise IndexError(f"index={index}: `{need}` of `{split}` has {count} records")
+        return index * _stride(count) % count
+
+    def _main(self, need: Need, split: Split, place: int) -> tuple[str, Emoji]:
+        """Style and main emoji at a place of the pool."""
+        pool = self._pool(need, split)
+        return self.pack.styles[place // len(pool)], pool[place % len(pool)]
+
+    def _compose(self, need: Need, split: Split, place: int, rng: np.random.Generator) -> Scene:
+        """A single emoji or a scene of one to three; captions of held-out splits always show a held-out combination."""
+        style, emoji = self._main(need, split, place)
+        main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
+        held = need == "caption" and split != "train"
         if not held and rng.random() >= self.scenes:
             return self.composer.single(main, rng)
         companions = choose((1, 1, 2) if held else (0, 1, 1, 1, 2, 2), rng)
+        pool = self._pool(need, split)
         others = self.composer.company(main, companions, pool, split, rng, least=int(held), held=held)
         return self.composer.scene([main, *others], rng)
 
     # Drawing
 
-    def _draw(self, scene: Scene) -> Tensor:
-        """(3, S, S) uint8."""
+    def draw(self, scene: Scene) -> Tensor:
+        """The picture of a scene, (3, S, S) uint8."""
         return torch.from_numpy(np.ascontiguousarray(draw(scene, self.pack, self.side).transpose(2, 0, 1)))
 
     def _pair(self, kind: str, edit: Edit) -> Record:
         before, after = edit.before, edit.after
-        images = self._draw(before), self._draw(after)
+        images = self.draw(before), self.draw(after)
         return Record(images[0], before.caption, edit.key, kind, images[1], edit.instruction, after.caption)
 
 
