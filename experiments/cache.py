@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     device = made.module.to("cuda" if gpu else "cpu").device
 
     # 2. What is kept
-    parts = encodings.plan(mixture, "all" if everything else "lasting")
+    parts = encodings.plan_parts(mixture, "all" if everything else "lasting")
     for (task, need), kept in parts.items():
         anew = sorted({"target", "source", "prompt"} - kept)
         says = f"; {', '.join(anew)} made anew every time, so not kept" if anew else ""
@@ -68,11 +68,13 @@ def main(arguments: list[str]) -> None:
 
     # 3. Encoding
     encoder = encodings.CachedEncoder(backbone, cache)
-    batches = encodings.batches(encodings.Chosen(mixture, parts), range(count), training.batch_size, training.workers)
+    batches = encodings.load_batches(
+        encodings.Chosen(mixture, parts), range(count), training.batch_size, training.workers
+    )
     total = -(-count // training.batch_size)
     with torch.no_grad(), made.autocast():
         for batch in track(batches, "encoding", total, disable=not plain["progress"]):
-            encodings.fill(encoder, batch, device)
+            encodings.fill_cache(encoder, batch, device)
     cache.write()
     for name, skipped in made.data.skipped().items():
         print(f"- data: {skipped} unreadable rows of {name} were replaced")

@@ -91,25 +91,25 @@ def adapted(backbone: Any, plain: Mapping[str, Any]) -> Any:
 def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
     """Parameters, FLOPs and disk of the untouched base and of the adapted model."""
     from mtdiff.costs import measure as cost
-    from mtdiff.costs.flops import encoded_prompt, guided_rows, has_source, one_row, step_flops
+    from mtdiff.costs.flops import count_step_flops, encode_prompt, guide_row, has_source, make_condition
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.model.sampling import Guidance
 
     backbone = shapes(plain)
-    text = encoded_prompt(backbone)
+    text = encode_prompt(backbone)
     sources = {name: has_source(construct(plain["task"][name])) for name in plain["tasks"]}
-    rows = {name: one_row(backbone, text, source, k) for k, (name, source) in enumerate(sources.items())}
+    rows = {name: make_condition(backbone, text, source, k) for k, (name, source) in enumerate(sources.items())}
     base = Denoiser(backbone, Untouched(), plain["tasks"])
-    parameters = cost.parameters(base)["total"]
-    untouched = {"parameters": parameters, **step_flops(base, next(iter(rows.values()))).named()}
+    parameters = cost.count_parameters(base)["total"]
+    untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).named()}
 
     denoiser = adapted(backbone, plain)
-    steps = {name: step_flops(denoiser, row) for name, row in rows.items()}
+    steps = {name: count_step_flops(denoiser, row) for name, row in rows.items()}
     pictures = {}
     for name, row in rows.items():
-        guided = guided_rows(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
-        flops = step_flops(denoiser, guided).named(plain["sampling"]["steps"])
+        guided = guide_row(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
+        flops = count_step_flops(denoiser, guided).named(plain["sampling"]["steps"])
         pictures[name] = {"predictions": len(guided), "steps": plain["sampling"]["steps"], **flops}
     served = len(plain["task"])
     dearest = max(steps, key=lambda name: steps[name].total)
@@ -124,12 +124,12 @@ def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, An
         "latent_shape": list(backbone.latent_shape),
         "text_tokens": text.tokens.shape[1],
         "base": untouched,
-        "params": cost.parameters(denoiser, served),
+        "params": cost.count_parameters(denoiser, served),
         "cost": {**steps[dearest].named(), **blank},
         "dearest_task": dearest,
         "per_step": {name: flops.named() for name, flops in steps.items()},
         "per_picture": pictures,
-        "disk_mb": cost.disk_mb(denoiser, parameters, served),
+        "disk_mb": cost.measure_disk(denoiser, parameters, served),
         "measured": None,
         "versions": versions(),
     }
@@ -140,14 +140,14 @@ def counted(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, An
 
 def measured(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Runs in the new process."""
-    from mtdiff.costs.flops import encoded_prompt, has_source, one_row
-    from mtdiff.costs.measure import Measuring, measure
+    from mtdiff.costs.flops import encode_prompt, has_source, make_condition
+    from mtdiff.costs.measure import Measuring, measure_call
 
     backbone = shapes(plain)
     source = has_source(construct(plain["task"][task]))
-    row = one_row(backbone, encoded_prompt(backbone), source, plain["tasks"].index(task))
+    row = make_condition(backbone, encode_prompt(backbone), source, plain["tasks"].index(task))
     how = Measuring(**options)
-    return {**measure(adapted(backbone, plain), row, how), "device": device_name(how.device)}
+    return {**measure_call(adapted(backbone, plain), row, how), "device": device_name(how.device)}
 
 
 def in_a_process(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ def main(arguments: list[str]) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={shown(out)}: expected an empty folder, or none there")
     _, told = described(given)
-    from mtdiff.runs.export import export
+    from mtdiff.runs.export import export_pipeline
     from mtdiff.runs.load import load_run
 
     model = load_run(given["run"], **told)
-    name = export(model, given["task"], out)
+    name = export_pipeline(model, given["task"], out)
     print(f'{out}: diffusers.{name}.from_pretrained("{out}")')
 
 

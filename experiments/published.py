@@ -52,7 +52,7 @@ def evaluated(plain: Mapping[str, Any], device: str, folder: Path) -> tuple[Any,
 
     from mtdiff.data.mixture import Mixture
     from mtdiff.runs.evaluation import judge_rows
-    from mtdiff.runs.experiment import GRID_COLUMNS, metrics_csv
+    from mtdiff.runs.experiment import GRID_COLUMNS, write_evaluation
     from mtdiff.training.callbacks import save_grid
     from mtdiff.types import Batch
 
@@ -72,7 +72,7 @@ def evaluated(plain: Mapping[str, Any], device: str, folder: Path) -> tuple[Any,
         part = batch.task == k
         first = torch.arange(int(part.sum())) < GRID_COLUMNS
         save_grid(folder / "samples" / f"{task}.png", batch.rows(part), answers[part], first)
-    metrics_csv(folder, rows)
+    write_evaluation(folder, rows)
     return pipeline, rows
 
 

@@ -97,7 +97,7 @@ def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> "tuple[D
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.runs.load import load_adapter
-    from mtdiff.training.memory import channels_last
+    from mtdiff.training.memory import use_channels_last
 
     torch.manual_seed(plain["seed"])  # what a method draws at the start
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
@@ -108,7 +108,7 @@ def denoisers(plain: Mapping[str, Any], settings: Mapping[str, Any]) -> "tuple[D
     if settings["training"].gradient_checkpointing:
         denoiser.backbone.enable_gradient_checkpointing()
     if speed.channels_last:
-        channels_last(denoiser.backbone)
+        use_channels_last(denoiser.backbone)
     if speed.compile:
         denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
     return denoiser, untouched
@@ -201,13 +201,13 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str]) ->
     if first_process():
         claim(folder, plain)  # not earlier: a constructor may yet refuse an option
     from mtdiff.costs.flops import has_source
-    from mtdiff.costs.measure import run_costs
+    from mtdiff.costs.measure import measure_run
     from mtdiff.provenance import provenance
     from mtdiff.results.record import Result
     from mtdiff.runs.experiment import execute
 
     sources = [has_source(task) for task in made.data.tasks.values()]
-    params, cost = run_costs(made.module.denoiser, len(plain["task"]), sources)
+    params, cost = measure_run(made.module.denoiser, len(plain["task"]), sources)
     about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
     about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
     start = Result(

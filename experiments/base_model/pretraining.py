@@ -32,7 +32,7 @@ from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.metrics.alexnet import lpips_alex
 from mtdiff.rng import numpy_rng, torch_rng
-from mtdiff.training.module import learning_rate_scale
+from mtdiff.training.module import scale_learning_rate
 from mtdiff.types import Condition, Record, Split
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def train(
 
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * learning_rate_scale(step, steps, warmup, decay)
+            group["lr"] = lr * scale_learning_rate(step, steps, warmup, decay)
         batch = stage.batch(step)
         with torch.autocast(device.type, torch.bfloat16):
             losses = stage.loss(batch)

@@ -9,12 +9,12 @@ from torch import nn
 
 from benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.backbones.base import Backbone
-from mtdiff.costs.flops import count, encoded_prompt
+from mtdiff.costs.flops import count_flops, encode_prompt
 from mtdiff.costs.measure import materialise
 from mtdiff.methods.mtu import MTU
 from mtdiff.methods.untouched import Untouched
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.runs.export import arranged
+from mtdiff.runs.export import arrange_input
 from mtdiff.runs.load import Takes
 
 TAKES = {"text_to_image": Takes(False, True, False), "edit": Takes(True, True, False)}
@@ -40,7 +40,7 @@ def folded_for(base: Backbone, task: str) -> Denoiser:
     denoiser.method.fold(backbone, list(TAKES).index(task))
     (site,) = backbone.sites("input")
     assert isinstance(site.module, nn.Conv2d)
-    site.replace(arranged(site.module, TAKES[task], backbone))
+    site.replace(arrange_input(site.module, TAKES[task], backbone))
     backbone.sync_config()
     return denoiser
 
@@ -69,7 +69,7 @@ def ready(denoiser: Denoiser, how: How) -> nn.Module:
 def against(
     base: nn.Module, network: nn.Module, backbone: Backbone, case: str, how: How, calls: int, turns: int
 ) -> Comparison:
-    tokens = encoded_prompt(backbone).tokens.to(how.device)  # (1, L, D)
+    tokens = encode_prompt(backbone).tokens.to(how.device)  # (1, L, D)
     side = backbone.latent_shape[1:]
 
     def call(net: nn.Module) -> Callable[[], None]:
@@ -86,7 +86,7 @@ def against(
 
     variants = {"base": call(base), "folded": call(network)}
     counts = {"parameters": numbers(network) / numbers(base)}
-    flops = {name: count(net, call(net)).total for name, net in (("base", base), ("folded", network))}
+    flops = {name: count_flops(net, call(net)).total for name, net in (("base", base), ("folded", network))}
     counts["flops"] = flops["folded"] / flops["base"]
     seconds = take_turns(variants, how, how.turns(turns))
     per_call = {name: [s / calls for s in values] for name, values in seconds.items()}

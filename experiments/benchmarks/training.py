@@ -97,10 +97,10 @@ def cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     module.to(how.device)
     encoder = encodings.CachedEncoder(module.denoiser.backbone, cache)
     assert isinstance(run.data.train, Mixture)
-    chosen = encodings.Chosen(run.data.train, encodings.plan(run.data.train, "all"))
+    chosen = encodings.Chosen(run.data.train, encodings.plan_parts(run.data.train, "all"))
     with torch.no_grad(), run.autocast():
-        for made in encodings.batches(chosen, range(run.training.steps * size), size, 0):
-            encodings.fill(encoder, made, module.device)
+        for made in encodings.load_batches(chosen, range(run.training.steps * size), size, 0):
+            encodings.fill_cache(encoder, made, module.device)
     cache.write()
     batches = list(islice(run.data.train_dataloader(), run.training.steps))
     losses: dict[str, list[float]] = {}

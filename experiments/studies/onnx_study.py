@@ -51,7 +51,7 @@ def answered(plain: Mapping[str, Any], study: Any) -> list[dict[str, Any]]:
     from mtdiff.costs.flops import has_source
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
-    from mtdiff.runs.onnx import BASE, measured
+    from mtdiff.runs.onnx import BASE, measure_networks
 
     def make(experts: int) -> Denoiser:
         backbone = construct(plain["backbone"])
@@ -61,7 +61,7 @@ def answered(plain: Mapping[str, Any], study: Any) -> list[dict[str, Any]]:
     task = plain["tasks"].index(study.task)
     source = has_source(construct(plain["task"][study.task]))
     with tempfile.TemporaryDirectory() as folder:
-        return measured(make, study, task, source, Path(folder))
+        return measure_networks(make, study, task, source, Path(folder))
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:

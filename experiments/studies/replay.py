@@ -49,7 +49,7 @@ def chosen(run: Path, wanted: str | None) -> tuple[Path, Path]:
 def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a run as it starts, from its `config.yaml`, and that configuration."""
     from mtdiff.config.settings import Training
-    from mtdiff.runs.load import adapted
+    from mtdiff.runs.load import build_denoiser
     from mtdiff.training.module import MultiTaskModule
 
     path = within(run, "config.yaml")
@@ -64,7 +64,7 @@ def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     check_flat("balancing", {k: v for k, v in balancing.items() if k != "weighting"})
     check_flat("balancing.weighting", balancing.get("weighting") or {})
     training = Training(steps=1, batch_size=1, lr=0.0, dropout=content["training"].get("dropout") or {})
-    return MultiTaskModule(adapted(about), training, balancing=construct(balancing)), content
+    return MultiTaskModule(build_denoiser(about), training, balancing=construct(balancing)), content
 
 
 def lines(found: Any, tasks: list[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ Letters: B batch, K predictions, C latent channels, h w latent size.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,38 +52,38 @@ def _attention_flop(query: Any, key: Any, value: Any, *args: Any, out_shape: Any
 CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
 
 
-def count(root: nn.Module, call: Callable[[], object]) -> Flops:
+def count_flops(root: nn.Module, call: Callable[[], object]) -> Flops:
     """FLOPs of one call. root: the first module that it enters.
 
     Attention products are what an attention module multiplies batch-wise by itself, that is outside of its projections.
     """
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=CPU_KERNEL) as counter:
         call()
-    batched = {name: _batched(ops) for name, ops in counter.get_flop_counts().items()}
+    batched = {name: _batched_flops(ops) for name, ops in counter.get_flop_counts().items()}
     attention = sum(
-        batched.get(name, 0) - _inside(name, module, batched)
+        batched.get(name, 0) - _child_flops(name, module, batched)
         for name, module in root.named_modules(prefix=type(root).__name__)
         if isinstance(module, Attention | AttentionModuleMixin)
     )
     return Flops(counter.get_total_flops(), attention)
 
 
-def _batched(ops: Mapping[Any, int]) -> int:
+def _batched_flops(ops: Mapping[Any, int]) -> int:
     """FLOPs of batch-wise products, fused or not."""
     return sum(n for op, n in ops.items() if "bmm" in str(op) or "attention" in str(op))
 
 
-def _inside(name: str, module: nn.Module, batched: Mapping[str, int]) -> int:
+def _child_flops(name: str, module: nn.Module, batched: Mapping[str, int]) -> int:
     """FLOPs of batch-wise products of a module's children; a plain list of modules is never entered itself."""
     children = ((f"{name}.{child}", part) for child, part in module.named_children())
-    return sum(batched[path] if path in batched else _inside(path, part, batched) for path, part in children)
+    return sum(batched[path] if path in batched else _child_flops(path, part, batched) for path, part in children)
 
 
-def step_flops(denoiser: Denoiser, rows: Condition) -> Flops:
+def count_step_flops(denoiser: Denoiser, rows: Condition) -> Flops:
     """One call of the denoiser for K rows of a condition."""
-    noisy, t = inputs(denoiser.backbone, rows)
+    noisy, t = make_inputs(denoiser.backbone, rows)
     with values_at_hand(denoiser):
-        return count(denoiser, lambda: denoiser(noisy, t, rows))
+        return count_flops(denoiser, lambda: denoiser(noisy, t, rows))
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def values_at_hand(denoiser: Denoiser) -> Iterator[None]:
     predict = backbone.predict
 
     def on_meta(packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        there = moved(condition, device)
+        there = condition.to(device)
         denoiser.routing.write(there.task, t.to(device))
         return torch.zeros(predict(packed.to(device), t.to(device), there).shape)
 
@@ -111,16 +111,6 @@ def device_of(backbone: Backbone) -> torch.device:
     return next(backbone.denoiser.parameters()).device
 
 
-def moved(rows: Condition, device: torch.device, dtype: torch.dtype | None = None) -> Condition:
-    """A condition on another device; its floating-point fields in another type, if one is named."""
-
-    def there(v: Tensor) -> Tensor:
-        return v.to(device, dtype if v.is_floating_point() else None)
-
-    fields = {k: there(v) for k, v in vars(rows).items() if isinstance(v, Tensor)}
-    return replace(rows, **fields, extra={k: there(v) for k, v in rows.extra.items()})
-
-
 # Inputs of the right shape
 
 
@@ -131,7 +121,7 @@ def has_source(task: Task) -> bool:
     return bool((task.make(record, numpy_rng("cost"), 0).mask < 1).any())
 
 
-def encoded_prompt(backbone: Backbone) -> Text:
+def encode_prompt(backbone: Backbone) -> Text:
     """One encoded prompt; ones on the CPU where the text encoder has shapes alone."""
 
     def filled(x: Tensor) -> Tensor:
@@ -141,19 +131,19 @@ def encoded_prompt(backbone: Backbone) -> Text:
     return Text(filled(text.tokens), {k: filled(v) for k, v in text.extra.items()})
 
 
-def one_row(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:
+def make_condition(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:
     """B = 1, on the text's device: with a source latent or without one."""
     latent = torch.zeros(1, *backbone.latent_shape, device=text.tokens.device)
     mask = torch.full_like(latent[:, :1], 0.0 if source else 1.0)
     return Condition(latent, mask, text.tokens, torch.tensor([task], device=latent.device), text.extra)
 
 
-def guided_rows(row: Condition, empty: Text, guidance: Guidance) -> Condition:
+def guide_row(row: Condition, empty: Text, guidance: Guidance) -> Condition:
     """The K rows that a guided step predicts for one picture."""
     return guide(row, empty, [guidance]).condition
 
 
-def inputs(backbone: Backbone, rows: Condition) -> tuple[Tensor, Tensor]:
+def make_inputs(backbone: Backbone, rows: Condition) -> tuple[Tensor, Tensor]:
     """Noisy latents (B, C, h, w) and times (B,) for a condition."""
     t = Diffusion(backbone.scheduler).times(len(rows), torch.Generator().manual_seed(0))
     return torch.zeros_like(rows.source), t.to(rows.source.device)

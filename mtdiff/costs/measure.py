@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtdiff.costs.flops import device_of, encoded_prompt, inputs, moved, one_row, step_flops
+from mtdiff.costs.flops import count_step_flops, device_of, encode_prompt, make_condition, make_inputs
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.types import Condition
 
@@ -27,7 +27,7 @@ RUN_S = 60.0  # seconds that a run spends on its own latency, about
 # Parameters and disk
 
 
-def parameters(denoiser: Denoiser, tasks: int = ALL_TASKS) -> dict[str, int]:
+def count_parameters(denoiser: Denoiser, tasks: int = ALL_TASKS) -> dict[str, int]:
     """trainable; total of one model; total_for_all_tasks: what has to be kept to serve `tasks` tasks.
 
     A run serves the tasks that it was trained for, so ceil(tasks / its own) runs are needed. They share what stayed
@@ -39,11 +39,11 @@ def parameters(denoiser: Denoiser, tasks: int = ALL_TASKS) -> dict[str, int]:
     return {
         "trainable": trained,
         "total": total,
-        "total_for_all_tasks": total - trained + runs(denoiser, tasks) * trained,
+        "total_for_all_tasks": total - trained + count_runs(denoiser, tasks) * trained,
     }
 
 
-def runs(denoiser: Denoiser, tasks: int = ALL_TASKS) -> int:
+def count_runs(denoiser: Denoiser, tasks: int = ALL_TASKS) -> int:
     """How many trainings of this kind serve `tasks` tasks."""
     return math.ceil(tasks / len(denoiser.tasks))
 
@@ -53,14 +53,14 @@ def adapter_mb(denoiser: Denoiser) -> float:
     return sum(v.numel() * v.element_size() for v in denoiser.adapter().values()) / MB
 
 
-def disk_mb(denoiser: Denoiser, base: int, tasks: int = ALL_TASKS) -> dict[str, float]:
+def measure_disk(denoiser: Denoiser, base: int, tasks: int = ALL_TASKS) -> dict[str, float]:
     """What lies on disk, in 10^6 bytes. base: parameters of the untouched denoiser.
 
     adapter, adapters_for_all_tasks: what training made, as a run keeps it. shipped_float16: what has to be shipped to
     serve `tasks` tasks, that is all of `total_for_all_tasks`: what stayed frozen, and what each run trained. around:
     autoencoder and text encoders, which every method needs besides.
     """
-    made, needed = adapter_mb(denoiser), parameters(denoiser, tasks)["total_for_all_tasks"]
+    made, needed = adapter_mb(denoiser), count_parameters(denoiser, tasks)["total_for_all_tasks"]
     every = sum(p.numel() for p in denoiser.backbone.parameters())
     around = every - sum(p.numel() for p in denoiser.backbone.denoiser.parameters())
     return {
@@ -68,7 +68,7 @@ def disk_mb(denoiser: Denoiser, base: int, tasks: int = ALL_TASKS) -> dict[str, 
         "base_float16": 2 * base / MB,
         "adapter": made,
         "adapter_float16": sum(2 * v.numel() for v in denoiser.adapter().values()) / MB,
-        "adapters_for_all_tasks": made * runs(denoiser, tasks),
+        "adapters_for_all_tasks": made * count_runs(denoiser, tasks),
         "shipped_float16": 2 * needed / MB,
         "around_float16": 2 * around / MB,
     }
@@ -105,7 +105,7 @@ class Measuring:
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
 
-def latency_ms(
+def measure_latency(
     call: Callable[[], object], repeats: int = 20, warmup: int = 3, most_s: float = math.inf
 ) -> dict[str, float]:
     """Wall time of one call, a GPU's queue emptied before and after: median and 95th percentile.
@@ -130,7 +130,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def cuda_peak_mb(network: nn.Module, call: Callable[[], object]) -> float:
+def measure_cuda_peak(network: nn.Module, call: Callable[[], object]) -> float:
     """Weights of the network and what one call allocates on top of them, in 10^6 bytes."""
     tensors = [*network.parameters(), *network.buffers()]
     device = tensors[0].device
@@ -143,7 +143,7 @@ def cuda_peak_mb(network: nn.Module, call: Callable[[], object]) -> float:
     return (weights + torch.cuda.max_memory_allocated(device) - before) / MB
 
 
-def resident_mb(line: Literal["VmRSS", "VmHWM"]) -> float | None:
+def read_resident_mb(line: Literal["VmRSS", "VmHWM"]) -> float | None:
     """Memory of this process, resident now (VmRSS) or at its highest (VmHWM); None where there is no /proc of Linux.
 
     Not `resource.getrusage`: its maximum survives exec and so may be the parent's.
@@ -167,9 +167,9 @@ def materialise(denoiser: Denoiser, device: str, dtype: torch.dtype) -> None:
     network.to(dtype)
 
 
-def step(denoiser: Denoiser, rows: Condition) -> Callable[[], None]:
+def make_call(denoiser: Denoiser, rows: Condition) -> Callable[[], None]:
     """One call of the denoiser, ready to be repeated."""
-    noisy, t = inputs(denoiser.backbone, rows)
+    noisy, t = make_inputs(denoiser.backbone, rows)
 
     def call() -> None:
         with torch.no_grad():
@@ -178,7 +178,7 @@ def step(denoiser: Denoiser, rows: Condition) -> Callable[[], None]:
     return call
 
 
-def measure(denoiser: Denoiser, rows: Condition, how: Measuring) -> dict[str, Any]:
+def measure_call(denoiser: Denoiser, rows: Condition, how: Measuring) -> dict[str, Any]:
     """Latency and peak memory of one call, for a network of shapes alone, in a process that does nothing else.
 
     Peak memory on a GPU: the allocator's. On the CPU: the highest resident memory of the whole process; what the
@@ -186,15 +186,15 @@ def measure(denoiser: Denoiser, rows: Condition, how: Measuring) -> dict[str, An
     """
     if how.threads is not None:
         torch.set_num_threads(how.threads)
-    libraries = resident_mb("VmRSS")
+    libraries = read_resident_mb("VmRSS")
     materialise(denoiser, how.device, how.dtype)
     device = device_of(denoiser.backbone)
-    call, gpu = step(denoiser, moved(rows, device, how.dtype)), device.type == "cuda"
-    peak = cuda_peak_mb(denoiser.backbone.denoiser, call) if gpu else None
-    latency = latency_ms(call, how.repeats, how.warmup)
+    call, gpu = make_call(denoiser, rows.to(device, how.dtype)), device.type == "cuda"
+    peak = measure_cuda_peak(denoiser.backbone.denoiser, call) if gpu else None
+    latency = measure_latency(call, how.repeats, how.warmup)
     return {
         "latency_ms": latency,
-        "peak_memory_mb": peak if gpu else resident_mb("VmHWM"),
+        "peak_memory_mb": peak if gpu else read_resident_mb("VmHWM"),
         "peak_memory_of": "weights and one call, on the GPU" if gpu else "the whole process",
         "libraries_mb": None if gpu else libraries,
         "threads": None if gpu else torch.get_num_threads(),
@@ -207,7 +207,7 @@ def measure(denoiser: Denoiser, rows: Condition, how: Measuring) -> dict[str, An
 # A result's costs
 
 
-def run_costs(
+def measure_run(
     denoiser: Denoiser,
     tasks: int = ALL_TASKS,
     sources: Sequence[bool] | None = None,
@@ -220,15 +220,15 @@ def run_costs(
     all have. Peak memory is null on the CPU: a process that has loaded data and trained says nothing about one call.
     """
     backbone, device = denoiser.backbone, device_of(denoiser.backbone)
-    text = encoded_prompt(backbone)
+    text = encode_prompt(backbone)
     given = [True] * len(denoiser.tasks) if sources is None else sources
-    rows = [moved(one_row(backbone, text, source, task), device) for task, source in enumerate(given)]
-    flops = [step_flops(denoiser, row) for row in rows]
+    rows = [make_condition(backbone, text, source, task).to(device) for task, source in enumerate(given)]
+    flops = [count_step_flops(denoiser, row) for row in rows]
     dearest = max(range(len(rows)), key=lambda k: flops[k].total)
-    call = step(denoiser, rows[dearest])
+    call = make_call(denoiser, rows[dearest])
     cost = {
         **flops[dearest].named(),
-        "latency_ms": latency_ms(call, repeats, warmup, RUN_S),
-        "peak_memory_mb": cuda_peak_mb(backbone.denoiser, call) if device.type == "cuda" else None,
+        "latency_ms": measure_latency(call, repeats, warmup, RUN_S),
+        "peak_memory_mb": measure_cuda_peak(backbone.denoiser, call) if device.type == "cuda" else None,
     }
-    return parameters(denoiser, tasks), cost
+    return count_parameters(denoiser, tasks), cost

@@ -37,7 +37,7 @@ class Networks:
     clip_suffix: str
 
 
-def assembled(networks: Networks, *, range_mistake: RangeMistake = "warn") -> Judge:
+def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> Judge:
     """All that the package's tasks name."""
     n = networks
     measures = {

@@ -151,7 +151,7 @@ class Judge(nn.Module):
             seen[measure.features] = a, b
         found = measure.distance(*seen[measure.features], rng)
         interval = set_interval(found.resampled, n, rng, resamples=SET_RESAMPLES, least=found.least, value=found.value)
-        return _filled(row, interval, n)
+        return _fill_row(row, interval, n)
 
 
 def _mean_row(row: Row, scores: NDArray[np.float64], rng: np.random.Generator) -> Row:
@@ -159,8 +159,8 @@ def _mean_row(row: Row, scores: NDArray[np.float64], rng: np.random.Generator) -
     if not len(applicable):
         return replace(row, reason="applies to none of the examples")
     values = tuple(None if np.isnan(score) else float(f"{score:.6g}") for score in scores)
-    return replace(_filled(row, mean_interval(applicable, rng), len(applicable)), values=values)
+    return replace(_fill_row(row, mean_interval(applicable, rng), len(applicable)), values=values)
 
 
-def _filled(row: Row, interval: Interval, n: int) -> Row:
+def _fill_row(row: Row, interval: Interval, n: int) -> Row:
     return replace(row, value=interval.value, n=n, low=interval.low, high=interval.high)

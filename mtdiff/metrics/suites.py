@@ -36,10 +36,10 @@ class Embedded(Suite):
     def judge(self) -> "Judge":
         from mtdiff.metrics.alexnet import AlexNetEmbedding, lpips_alex
         from mtdiff.metrics.embedding import MeasuringClip, shipped_clip
-        from mtdiff.metrics.judges import Networks, assembled
+        from mtdiff.metrics.judges import Networks, build_judge
 
         clip = MeasuringClip(shipped_clip(), self.clip_preparation)
-        return assembled(
+        return build_judge(
             Networks(
                 lpips_alex(), "lpips_alex", AlexNetEmbedding(), "fd_alexnet", "kid_alexnet", "paired", clip, "_embedded"
             )
@@ -69,7 +69,7 @@ class Published(Suite):
         _one_of("metrics.clip_preparation", self.clip_preparation, Preparation)
         missing = [need.missing() for need in self.needs if not need.here()]
         if missing and weights.offline():
-            raise weights.unobtainable(missing)
+            raise weights.unobtainable_error(missing)
 
     @property
     def needs(self) -> "tuple[weights.File, weights.File, weights.Clip]":
@@ -83,15 +83,15 @@ class Published(Suite):
         from mtdiff.metrics.alexnet import lpips_of
         from mtdiff.metrics.embedding import MeasuringClip, is_vit_l14
         from mtdiff.metrics.inception import InceptionFeatures
-        from mtdiff.metrics.judges import Networks, assembled
+        from mtdiff.metrics.judges import Networks, build_judge
 
-        inception, trunk, folder = weights.obtained(self.needs)
+        inception, trunk, folder = weights.obtain_all(self.needs)
         fid, kid = ("fid", "kid") if self.needs[0].genuine(inception) else ("fd_custom", "kid_custom")
         perceptual = f"lpips_{self.lpips}" + ("" if self.needs[1].genuine(trunk) else "_custom")
         clip = MeasuringClip(folder, self.clip_preparation)
         suffix = "" if is_vit_l14(clip.model.config) else "_custom"
         net = lpips_of(self.lpips, trunk)
-        return assembled(
+        return build_judge(
             Networks(net, perceptual, InceptionFeatures(inception.parent), fid, kid, "clean_fid", clip, suffix)
         )
 

@@ -43,7 +43,7 @@ def hugging_face_folder() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub")).expanduser()
 
 
-def unobtainable(missing: Sequence[str]) -> ValueError:
+def unobtainable_error(missing: Sequence[str]) -> ValueError:
     return ValueError(f"metrics=published: weights are missing and cannot be downloaded here: {'; '.join(missing)}")
 
 
@@ -170,7 +170,7 @@ class Clip(Need):
         return folder if all((folder / name).exists() for name in CLIP_FILES) else None
 
 
-def obtained(needs: Sequence[Need]) -> list[Path]:
+def obtain_all(needs: Sequence[Need]) -> list[Path]:
     """Places of all weights; ValueError in one line with what to download by hand where a download fails."""
     places, failed = [], []
     for need in needs:
@@ -179,5 +179,5 @@ def obtained(needs: Sequence[Need]) -> list[Path]:
         except OSError as error:  # no connection, no such address, no permission
             failed.append(f"{need.missing()} [{type(error).__name__}]")
     if failed:
-        raise unobtainable(failed)
+        raise unobtainable_error(failed)
     return places

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from mtdiff.metrics.quality import Judge, Verdict
+from mtdiff.metrics.quality import Judge
 from mtdiff.model.painter import Draw, first_noise
 from mtdiff.results.record import Row
 from mtdiff.tasks.base import Task
@@ -17,7 +17,7 @@ from mtdiff.types import Batch
 Trivial = Callable[[str, Batch], dict[str, Tensor]]
 
 
-def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:
+def draw_batches(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:
     """All test examples as one batch, and what `draw` makes of them: (n, 3, H, W)."""
     kept, answers = [], []
     for batch in batches:
@@ -26,36 +26,13 @@ def gather(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], se
     return Batch.cat(kept), torch.cat(answers)
 
 
-def verdicts(
-    judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
-) -> Iterator[Verdict]:
-    """One per task and metric; an answer that is not finite is a missing one."""
-    for k, (name, task) in enumerate(tasks.items()):
-        rows = batch.task == k
-        yield from judge.verdicts(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
-
-
-def baseline_verdicts(
-    judge: Judge,
-    tasks: Mapping[str, Task],
-    batch: Batch,
-    seed: int,
-    trivial: Trivial,
-    autoencoder: Callable[[Tensor], Tensor],
-) -> Iterator[Verdict]:
-    """Trivial answers on the same examples, and the autoencoder's own reconstruction of the truth (its floor)."""
-    for k, (name, task) in enumerate(tasks.items()):
-        part = batch.rows(batch.task == k)
-        answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
-        for model, answer in answers.items():
-            yield from judge.verdicts(name, task.metrics, answer, part, seed, model)
-
-
 def judge_rows(
     judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
 ) -> Iterator[Row]:
-    """The rows of `verdicts` alone."""
-    yield from (verdict.row for verdict in verdicts(judge, tasks, batch, answers, seed, model))
+    """One row per task and metric for a model's answers (n, 3, H, W); one that is not finite is a missing answer."""
+    for k, (name, task) in enumerate(tasks.items()):
+        rows = batch.task == k
+        yield from judge.rows(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
 
 
 def baseline_rows(
@@ -66,5 +43,9 @@ def baseline_rows(
     trivial: Trivial,
     autoencoder: Callable[[Tensor], Tensor],
 ) -> Iterator[Row]:
-    """The rows of `baseline_verdicts` alone."""
-    yield from (v.row for v in baseline_verdicts(judge, tasks, batch, seed, trivial, autoencoder))
+    """Rows of trivial answers to the same examples, and of the autoencoder's own rendering of the truth (its floor)."""
+    for k, (name, task) in enumerate(tasks.items()):
+        part = batch.rows(batch.task == k)
+        answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
+        for model, answer in answers.items():
+            yield from judge.rows(name, task.metrics, answer, part, seed, model)

@@ -33,15 +33,15 @@ from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result, Row
 from mtdiff.runs.adapter import identity
-from mtdiff.runs.evaluation import Trivial, baseline_rows, gather, judge_rows
-from mtdiff.runs.method_report import Origin, method_report, training_report
+from mtdiff.runs.evaluation import Trivial, baseline_rows, draw_batches, judge_rows
+from mtdiff.runs.method_report import Origin, report_method, report_training
 from mtdiff.training.callbacks import EMA, SampleGrid, save_grid
 from mtdiff.training.checkpoints import Checkpoints, WholeFiles, newest, seed_everywhere, step_of
 from mtdiff.training.faults import Finite
 from mtdiff.training.loggers import EVALUATION, HURRY, Rows, cells, close, publish, read_rows, wandb_logger
-from mtdiff.training.memory import advice, within_memory
+from mtdiff.training.memory import advise, within_memory
 from mtdiff.training.module import MultiTaskModule
-from mtdiff.training.parallel import dealt, first, trainer_arguments, whole
+from mtdiff.training.parallel import gather_tensor, is_first, split_over_ranks, trainer_arguments
 from mtdiff.training.signals import Signals
 from mtdiff.types import Batch
 
@@ -99,8 +99,8 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
         check_val_every_n_epoch=None,
         limit_val_batches=0 if run.training.validate_every is None else 1.0,
         num_sanity_val_steps=0,
-        callbacks=[checkpoints, *callbacks(run)],
-        logger=list(loggers(run, 0 if last is None else step_of(last))),
+        callbacks=[checkpoints, *make_callbacks(run)],
+        logger=list(make_loggers(run, 0 if last is None else step_of(last))),
         plugins=[WholeFiles()],
         enable_checkpointing=False,  # of Lightning's own
         log_every_n_steps=10,
@@ -116,7 +116,7 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     return trainer, checkpoints.seconds()
 
 
-def callbacks(run: Experiment) -> Iterable[Callback]:
+def make_callbacks(run: Experiment) -> Iterable[Callback]:
     settings = run.training
     yield Finite(run.folder / "faults", settings.on_nan)
     if settings.ema_decay is not None:
@@ -135,7 +135,7 @@ def callbacks(run: Experiment) -> Iterable[Callback]:
         yield RichProgressBar()
 
 
-def loggers(run: Experiment, step: int) -> Iterable[Logger]:
+def make_loggers(run: Experiment, step: int) -> Iterable[Logger]:
     """step: where training goes on."""
     yield Rows(run.folder / "metrics.csv", step)
     if run.wandb is not None:
@@ -158,11 +158,11 @@ def evaluate(run: Experiment) -> tuple[list[Row], Batch, Tensor]:
     """Rows of the trained model and of what it must beat; the test examples and its answers."""
     module, seed = run.module.eval(), run.evaluation.seed
     shape, tasks = module.denoiser.backbone.latent_shape, run.data.tasks
-    batches = [Batch.collate(part) for part in _parts(run.data.test, run.evaluation.batch_size)]
+    batches = [Batch.collate(part) for part in _split_examples(run.data.test, run.evaluation.batch_size)]
     with run.autocast():  # drawing only: metrics are computed in full precision
-        batch, answers = gather(batches, dealt(run.painter.draw, module.device), shape, seed)
+        batch, answers = draw_batches(batches, split_over_ranks(run.painter.draw, module.device), shape, seed)
     drawn = None if run.untouched is None else draw_base(run, run.untouched, batches)
-    if not first():  # all have drawn; one judges
+    if not is_first():  # all have drawn; one judges
         return [], batch, answers
     judge = run.judge.to(module.device)
     rows = list(judge_rows(judge, tasks, batch, answers, seed, "run"))
@@ -181,7 +181,7 @@ def draw_base(run: Experiment, untouched: Denoiser, batches: list[Batch]) -> Ten
     scales = dict.fromkeys(untouched.tasks, text)
     painter = replace(run.painter, denoiser=untouched.to(device), guidance=scales)
     with run.autocast():
-        _, drawn = gather(batches, dealt(painter.draw, device), shape, run.evaluation.seed)
+        _, drawn = draw_batches(batches, split_over_ranks(painter.draw, device), shape, run.evaluation.seed)
     return drawn
 
 
@@ -192,7 +192,7 @@ def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:
     return torch.cat([backbone.decode(backbone.encode(p.to(run.module.device))).cpu() for p in parts])
 
 
-def _parts(examples: Any, size: int) -> Iterable[list[Any]]:
+def _split_examples(examples: Any, size: int) -> Iterable[list[Any]]:
     for start in range(0, len(examples), size):
         yield [examples[i] for i in range(start, min(start + size, len(examples)))]
 
@@ -202,8 +202,8 @@ def _parts(examples: Any, size: int) -> Iterable[list[Any]]:
 
 def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """`adapter.safetensors` and `adapter.json`: only what the method adds or changes, which is returned."""
-    tensors = {k: whole(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
-    if not first():
+    tensors = {k: gather_tensor(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    if not is_first():
         return tensors
     path = run.folder / "adapter.safetensors"
     temporary = path.with_name(".adapter.tmp")
@@ -216,12 +216,12 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]
     return tensors
 
 
-def told(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:
+def build_report(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:
     """`Result.method_report`. What goes wrong in making it costs the report, not the run."""
-    if not first():
+    if not is_first():
         return {}
     try:
-        found = training_report(read_rows(run.folder / "metrics.csv"))
+        found = report_training(read_rows(run.folder / "metrics.csv"))
         if learned := run.module.balancing.weighting.report():
             found["balancing"] = learned
         if run.base is None:
@@ -230,7 +230,7 @@ def told(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:
         origin = Origin.of(backbone)
         trained = Denoiser(backbone, copy.deepcopy(run.module.denoiser.method), run.module.tasks)
         trained.load_adapter(adapter)
-        return {**method_report(trained, origin), **found}
+        return {**report_method(trained, origin), **found}
     except Exception as error:
         log.warning("no report of the method: %s", one_line(error))
         return {"reason": one_line(error)}
@@ -240,14 +240,12 @@ def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
     """`samples/<task>.png`: source, answer and truth of the first test examples."""
     for k, task in enumerate(run.data.tasks):
         part = batch.task == k
-        few, first = batch.rows(part), answers[part][:GRID_COLUMNS]
-        rows = torch.arange(len(few)) < GRID_COLUMNS
-        save_grid(
-            run.folder / "samples" / f"{task}.png", few.rows(rows), first, torch.ones(len(first), dtype=torch.bool)
-        )
+        few, drawn = batch.rows(part), answers[part][:GRID_COLUMNS]
+        shown = few.rows(torch.arange(len(few)) < GRID_COLUMNS)
+        save_grid(run.folder / "samples" / f"{task}.png", shown, drawn, torch.ones(len(drawn), dtype=torch.bool))
 
 
-def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
+def write_evaluation(folder: Path, rows: Iterable[Row]) -> None:
     """Evaluation rows beside Lightning's training columns: `evaluation.csv`."""
     with (folder / "evaluation.csv").open("w", newline="") as f:
         writer = csv.writer(f)
@@ -258,18 +256,18 @@ def metrics_csv(folder: Path, rows: Iterable[Row]) -> None:
 def execute(run: Experiment, result: Result, about: Mapping[str, Any]) -> Result:
     """Train, keep the adapter, evaluate, write `result.json`; a run that breaks leaves one with its status."""
     with Signals() as signals:
-        return _execute(run, result, about, signals)
+        return _execute_steps(run, result, about, signals)
 
 
-def _execute(run: Experiment, result: Result, about: Mapping[str, Any], signals: Signals) -> Result:
+def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], signals: Signals) -> Result:
     path = run.folder / "result.json"
     open_loggers: list[Logger] = []
     try:
-        with within_memory("training", advice(run.training, run.trainer)):
+        with within_memory("training", advise(run.training, run.trainer)):
             trainer, seconds = train(run, signals)
         open_loggers = trainer.loggers
         run.module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        report = told(run, save_adapter(run, about))
+        report = build_report(run, save_adapter(run, about))
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
         spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
@@ -277,10 +275,10 @@ def _execute(run: Experiment, result: Result, about: Mapping[str, Any], signals:
         began = time.monotonic()
         with within_memory("evaluating", ["a lower evaluation.batch_size"]):
             rows, batch, answers = evaluate(run)
-        if not first():
+        if not is_first():
             return result
         save_samples(run, batch, answers)
-        metrics_csv(run.folder, rows)
+        write_evaluation(run.folder, rows)
         spent["eval"] = round(time.monotonic() - began, 1)
         result = replace(result, status="complete", rows=rows, method_report=report)
         result.save(path)
@@ -288,7 +286,7 @@ def _execute(run: Experiment, result: Result, about: Mapping[str, Any], signals:
         close(open_loggers, HURRY)
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         ended = replace(result, status="interrupted" if stopped else "failed", rows=[], error=one_line(error))
-        if run.folder.exists() and first():
+        if run.folder.exists() and is_first():
             keep_result(ended, path)
         if isinstance(error, OSError):
             raise RunError(f"{run.folder}: {one_line(error)}; what is there is kept") from error

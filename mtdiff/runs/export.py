@@ -27,7 +27,7 @@ def pipeline_name(takes: Takes) -> str:
     return "StableDiffusionInpaintPipeline" if takes.mask else "StableDiffusionInstructPix2PixPipeline"
 
 
-def columns(takes: Takes, latent_channels: int) -> Sequence[int]:
+def input_channels(takes: Takes, latent_channels: int) -> Sequence[int]:
     """Input channels of the folded network in the order of the pipeline."""
     noisy = list(range(latent_channels))
     source = [c + latent_channels for c in noisy]
@@ -37,7 +37,7 @@ def columns(takes: Takes, latent_channels: int) -> Sequence[int]:
 
 
 @torch.no_grad()
-def export(model: Model, task: str, out: str | Path) -> str:
+def export_pipeline(model: Model, task: str, out: str | Path) -> str:
     """Fold `model` in place for a task and write the pipeline folder. Returns the pipeline's class name.
 
     CannotFold (a ValueError) where the method has no plain denoiser or the backbone is of another family.
@@ -48,7 +48,7 @@ def export(model: Model, task: str, out: str | Path) -> str:
     model.painter.denoiser.method.fold(backbone, list(model.tasks).index(task))
     (site,) = backbone.sites("input")
     assert isinstance(site.module, nn.Conv2d)
-    site.replace(arranged(site.module, takes, backbone))
+    site.replace(arrange_input(site.module, takes, backbone))
     backbone.sync_config()
     name = pipeline_name(takes)
     pipeline = getattr(diffusers, name)(
@@ -65,10 +65,10 @@ def export(model: Model, task: str, out: str | Path) -> str:
     return name
 
 
-def arranged(conv: nn.Conv2d, takes: Takes, backbone: StableDiffusion) -> nn.Conv2d:
+def arrange_input(conv: nn.Conv2d, takes: Takes, backbone: StableDiffusion) -> nn.Conv2d:
     """The input convolution as the pipeline feeds it."""
     channels = backbone.latent_shape[0]
-    chosen = list(columns(takes, channels))
+    chosen = list(input_channels(takes, channels))
     weight = conv.weight.detach().clone()
     if takes.image and not takes.mask:
         weight[:, channels : 2 * channels] *= backbone.vae.config["scaling_factor"]

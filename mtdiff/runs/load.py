@@ -47,10 +47,10 @@ def load_run(
     """
     check_device(device)
     about = read_about(Path(folder), packages, base)
-    tasks = constructed(about)
+    tasks = build_tasks(about)
     check_header(about.weights)
     try:
-        denoiser = adapted(about)
+        denoiser = build_denoiser(about)
     except Exception as error:  # an architecture is free, and a library meets bad numbers with any exception
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
@@ -73,7 +73,7 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={shown(device)}: not usable here ({reason(error)})") from None
 
 
-def constructed(about: About) -> dict[str, Task]:
+def build_tasks(about: About) -> dict[str, Task]:
     """Tasks by name. Their constructors check values."""
     try:
         return {name: construct(about.content["task"][name]) for name in about.tasks}
@@ -81,7 +81,7 @@ def constructed(about: About) -> dict[str, Task]:
         raise ValueError(f"{about.path}: task: {error}") from None
 
 
-def adapted(about: About) -> Denoiser:
+def build_denoiser(about: About) -> Denoiser:
     """The base with the method on it, its adapter still as the method starts it."""
     method, backbone = construct(about.content["method"]), about.backbone
     if backbone.get("weights") == "meta":
@@ -193,8 +193,10 @@ class Model:
             return torch.zeros(3, self.size, self.size), torch.ones(1, self.size, self.size)
         if mask is None:
             return self._tensor(image), torch.zeros(1, self.size, self.size)
-        if _side(mask) != _side(image):
-            raise ValueError(f"mask: has {_side(mask)} pixels, expected the image's {_side(image)}")
+        if _width_and_height(mask) != _width_and_height(image):
+            raise ValueError(
+                f"mask: has {_width_and_height(mask)} pixels, expected the image's {_width_and_height(image)}"
+            )
         hole = (self._mask(mask) > 0.5).float()
         return self._tensor(image) * (1 - hole), hole
 
@@ -206,11 +208,11 @@ class Model:
             low, high = float(image.min()), float(image.max())
             if not -1.001 <= low <= high <= 1.001:
                 raise ValueError(f"image: has values from {low:g} to {high:g}, expected -1 to 1")
-            return _resized(image.float(), self.size)
+            return _resize(image.float(), self.size)
         drawn = rgba("image", image)
         rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), drawn).convert("RGB")
         pixels = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)  # (3, H, W) uint8
-        return _resized(pixels.float() / 127.5 - 1, self.size)
+        return _resize(pixels.float() / 127.5 - 1, self.size)
 
     def _mask(self, mask: Picture) -> Tensor:
         if isinstance(mask, Image.Image):
@@ -220,7 +222,7 @@ class Model:
         grey = int((~((mask.float() - mask.round().clamp(0, 1)).abs() <= GREY)).sum())  # NaN too
         if grey:
             raise ValueError(f"mask: {grey} of {mask.numel()} pixels are neither black (0) nor white (1)")
-        return _resized(mask.float(), self.size)
+        return _resize(mask.float(), self.size)
 
 
 @dataclass(frozen=True)
@@ -266,12 +268,12 @@ def _broadcast(**columns: Any) -> list[list[Any]]:
     return [v * longest if len(v) == 1 else v for v in lists.values()]
 
 
-def _side(picture: Picture) -> tuple[int, int]:
+def _width_and_height(picture: Picture) -> tuple[int, int]:
     """(W, H) in pixels."""
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[-1], picture.shape[-2])
 
 
-def _resized(image: Tensor, size: int) -> Tensor:
+def _resize(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size), bicubic and antialiased; unchanged where it has that size."""
     if image.shape[-2:] == (size, size):
         return image

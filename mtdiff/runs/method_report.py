@@ -49,14 +49,14 @@ class Origin:
     @classmethod
     def of(cls, backbone: Backbone) -> "Origin":
         weights = {k: v.clone() for k, v in backbone.denoiser.state_dict().items() if v.is_floating_point()}
-        return cls(weights, components(backbone, weights))
+        return cls(weights, find_components(backbone, weights))
 
 
-def method_report(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
+def report_method(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
     """denoiser: trained, on the CPU, on a backbone that was `base`."""
     own = denoiser.method.report(denoiser.backbone, denoiser.tasks)
     try:
-        return {**own, "deviation": deviation(denoiser, base)}
+        return {**own, "deviation": measure_deviation(denoiser, base)}
     except CannotFold as error:
         return {**own, "deviation": {"reason": str(error)}}
 
@@ -65,13 +65,13 @@ def method_report(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def deviation(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
+def measure_deviation(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
     """{tasks: {task: {component: ratio}}, blocks: {block: {component: ratio}}}, ratios to four digits."""
     by_task: dict[str, Any] = {}
     blocks = Sums()
     for k, task in enumerate(denoiser.tasks):
         sums = Sums()
-        for name, moved, norm in movements(denoiser, base.weights, k):
+        for name, moved, norm in measure_movements(denoiser, base.weights, k):
             component, block = base.components[name]
             sums.add(component, moved, norm)
             if block is not None:
@@ -94,10 +94,10 @@ class Sums:
         self._sums[key] = a + moved, b + norm
 
     def ratios(self) -> dict[Any, float | None]:
-        return {k: digits((a / b) ** 0.5) if b > 0 else None for k, (a, b) in self._sums.items()}
+        return {k: round_digits((a / b) ** 0.5) if b > 0 else None for k, (a, b) in self._sums.items()}
 
 
-def movements(denoiser: Denoiser, base: Mapping[str, Tensor], task: int) -> Iterator[tuple[str, float, float]]:
+def measure_movements(denoiser: Denoiser, base: Mapping[str, Tensor], task: int) -> Iterator[tuple[str, float, float]]:
     """Name, ||W - W0||^2 and ||W0||^2 of every weight that the base has. Input channels that are new start at zero."""
     kept = {id(m): m for m in denoiser.backbone.children() if m is not denoiser.backbone.denoiser}
     plain = copy.deepcopy(denoiser.backbone, kept)
@@ -115,14 +115,14 @@ def movements(denoiser: Denoiser, base: Mapping[str, Tensor], task: int) -> Iter
         yield name, float((new - start).square().sum()), float(start.square().sum())
 
 
-def components(backbone: Backbone, names: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+def find_components(backbone: Backbone, names: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
     """The component of every weight, and the transformer block that its site belongs to."""
     sites = {f"{site.name}.": (kind, site.name.rpartition(".")[0]) for kind in KINDS for site in backbone.sites(kind)}
     sites |= {f"{site.name}.": ("input", None) for site in backbone.sites("input")}  # type: ignore[misc]
-    return {name: _component(name, sites) for name in names}
+    return {name: _find_component(name, sites) for name in names}
 
 
-def _component(name: str, sites: Mapping[str, tuple[str, str | None]]) -> tuple[str, str | None]:
+def _find_component(name: str, sites: Mapping[str, tuple[str, str | None]]) -> tuple[str, str | None]:
     for prefix, found in sites.items():
         if name.startswith(prefix):
             return found
@@ -132,7 +132,7 @@ def _component(name: str, sites: Mapping[str, tuple[str, str | None]]) -> tuple[
 # How training went
 
 
-def training_report(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def report_training(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Curves and cosines from the lines of `metrics.csv`."""
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in rows:
@@ -140,28 +140,28 @@ def training_report(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
             if name.startswith(CURVES):
                 series[name].append((int(row["step"]), float(value)))
     cosines = {name.removeprefix(COSINE): [v for _, v in s] for name, s in series.items() if name.startswith(COSINE)}
-    found = {"curves": {name: thinned(points) for name, points in sorted(series.items())}}
+    found = {"curves": {name: thin_curve(points) for name, points in sorted(series.items())}}
     if cosines:
-        found["cosines"] = {name: _summary([v for v in values if v == v]) for name, values in sorted(cosines.items())}
+        found["cosines"] = {name: _summarise([v for v in values if v == v]) for name, values in sorted(cosines.items())}
     return found
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any]:
+def _summarise(values: Sequence[float]) -> dict[str, Any]:
     if not values:
         return {"mean": None, "sd": None, "n": 0}
-    return {"mean": digits(fmean(values)), "sd": digits(pstdev(values)), "n": len(values)}
+    return {"mean": round_digits(fmean(values)), "sd": round_digits(pstdev(values)), "n": len(values)}
 
 
-def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> dict[str, list[float]]:
+def thin_curve(points: Sequence[tuple[int, float]], most: int = POINTS) -> dict[str, list[float]]:
     """Means over at most so many spans of equally many points; the step of a span is its mean step."""
     number = min(most, len(points))
     ends = [round(i * len(points) / number) for i in range(number + 1)] if number else [0]
     spans = [points[a:b] for a, b in pairwise(ends)]
     return {
         "steps": [round(fmean(step for step, _ in span)) for span in spans],
-        "values": [digits(fmean(value for _, value in span)) for span in spans],
+        "values": [round_digits(fmean(value for _, value in span)) for span in spans],
     }
 
 
-def digits(x: float, number: int = 4) -> float:
+def round_digits(x: float, number: int = 4) -> float:
     return float(f"{x:.{number}g}")

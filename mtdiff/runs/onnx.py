@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.costs.flops import encoded_prompt, inputs, one_row
+from mtdiff.costs.flops import encode_prompt, make_condition, make_inputs
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.types import Condition
 
@@ -91,14 +91,16 @@ class Exported:
 # Exporting
 
 
-def export(
+def export_onnx(
     denoiser: Denoiser, path: Path, *, source: bool, task: int = 0, routed: bool = False, seed: int = 0
 ) -> Exported:
     """One sample, float32. source: whether the task has a source image (its token count may depend on it)."""
     backbone = denoiser.backbone
-    row = one_row(backbone, encoded_prompt(backbone), source, task)
-    packed = torch.randn(1, width(backbone), *backbone.latent_shape[1:], generator=torch.Generator().manual_seed(seed))
-    _, t = inputs(backbone, row)
+    row = make_condition(backbone, encode_prompt(backbone), source, task)
+    packed = torch.randn(
+        1, input_width(backbone), *backbone.latent_shape[1:], generator=torch.Generator().manual_seed(seed)
+    )
+    _, t = make_inputs(backbone, row)
     asked = {"task": row.task} if routed else {}
     feed = {"packed": packed, "t": t, "text": row.text, **row.extra, **asked}
     network = Tensors(denoiser, row, routed).eval()
@@ -107,17 +109,17 @@ def export(
         expected = network(*feed.values()).numpy()
         options: Any = {"input_names": list(feed), "output_names": ["prediction"], "verbose": False}
         torch.onnx.export(network, tuple(feed.values()), path, dynamo=True, **options)
-    mend(path)
+    repair_graph(path)
     return Exported(path, {name: value.numpy() for name, value in feed.items()}, expected)
 
 
-def width(backbone: Backbone) -> int:
+def input_width(backbone: Backbone) -> int:
     """Channels that the input convolution reads."""
     (site,) = backbone.sites("input")
     return site.width
 
 
-def mend(path: Path) -> None:
+def repair_graph(path: Path) -> None:
     """Repair, in place, what onnxruntime stumbles over in files of torch's exporter.
 
     Recorded shapes that its own optimisation has made wrong are dropped; they are inferred again. A Squeeze of an axis
@@ -139,7 +141,7 @@ def mend(path: Path) -> None:
     onnx.save(model, path)
 
 
-def quantised(exported: Exported, path: Path, which: Literal["linear", "all"]) -> Exported:
+def quantise(exported: Exported, path: Path, which: Literal["linear", "all"]) -> Exported:
     """The same network with 8-bit weights. Convolutions need unsigned ones."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -155,7 +157,7 @@ def quantised(exported: Exported, path: Path, which: Literal["linear", "all"]) -
 # Running
 
 
-def session(path: Path, threads: int) -> Any:
+def make_session(path: Path, threads: int) -> Any:
     """Its threads rest between runs: where sessions take turns they would otherwise wait actively beside each other."""
     import onnxruntime
 
@@ -166,13 +168,13 @@ def session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def error(exported: Exported) -> float:
+def relative_error(exported: Exported) -> float:
     """Largest difference from torch's prediction, relative to the largest prediction."""
-    (found,) = session(exported.path, 1).run(None, dict(exported.feed))
+    (found,) = make_session(exported.path, 1).run(None, dict(exported.feed))
     return float(np.abs(found - exported.expected).max() / np.abs(exported.expected).max())
 
 
-def rounds(calls: Sequence[Callable[[], object]], repeats: int, warmup: int) -> NDArray[np.float64]:
+def time_in_turn(calls: Sequence[Callable[[], object]], repeats: int, warmup: int) -> NDArray[np.float64]:
     """Milliseconds (calls, repeats): every call once a round, each round starting with another one."""
     taken = np.zeros((len(calls), warmup + repeats))
     for r in range(warmup + repeats):
@@ -184,64 +186,66 @@ def rounds(calls: Sequence[Callable[[], object]], repeats: int, warmup: int) -> 
     return taken[:, warmup:]
 
 
-def spread(values: NDArray[np.float64]) -> dict[str, float]:
+def percentiles(values: NDArray[np.float64]) -> dict[str, float]:
     """Median, and the 5th and 95th percentile."""
     low, median, high = np.percentile(values, [5, 50, 95])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
-def timed(networks: Mapping[int, Exported], threads: int, repeats: int, warmup: int) -> dict[int, dict[str, Any]]:
+def time_networks(
+    networks: Mapping[int, Exported], threads: int, repeats: int, warmup: int
+) -> dict[int, dict[str, Any]]:
     """By number of experts: `latency_ms`, and `ratio` to the base within the same rounds."""
-    sessions = {n: session(exported.path, threads) for n, exported in networks.items()}
+    sessions = {n: make_session(exported.path, threads) for n, exported in networks.items()}
 
     def call(n: int) -> Callable[[], object]:
         return lambda: sessions[n].run(None, dict(networks[n].feed))
 
-    taken = dict(zip(networks, rounds([call(n) for n in networks], repeats, warmup), strict=True))
-    return {n: {"latency_ms": spread(ms), "ratio": spread(ms / taken[BASE])} for n, ms in taken.items()}
+    taken = dict(zip(networks, time_in_turn([call(n) for n in networks], repeats, warmup), strict=True))
+    return {n: {"latency_ms": percentiles(ms), "ratio": percentiles(ms / taken[BASE])} for n, ms in taken.items()}
 
 
 # The study
 
 
-def networks(
+def export_networks(
     make: Callable[[int], Denoiser], study: Study, task: int, source: bool, folder: Path
 ) -> Iterator[tuple[int, Exported, Exported]]:
     """(N, plain, quantised) for the base and every N. make: N -> adapted denoiser with values; BASE -> the base."""
     for n in (BASE, *study.experts):
         denoiser, routed = make(n), study.form == "routed" and n != BASE
         if n != BASE:
-            disturb(denoiser, study.seed)
+            add_noise(denoiser, study.seed)
         if n != BASE and not routed:
             denoiser.method.fold(denoiser.backbone, task)
         place = folder / str(n)
         place.mkdir()
-        plain = export(denoiser, place / "plain.onnx", source=source, task=task, routed=routed, seed=study.seed)
-        yield n, plain, quantised(plain, place / "quantised.onnx", study.quantise)
+        plain = export_onnx(denoiser, place / "plain.onnx", source=source, task=task, routed=routed, seed=study.seed)
+        yield n, plain, quantise(plain, place / "quantised.onnx", study.quantise)
 
 
 @torch.no_grad()
-def disturb(denoiser: Denoiser, seed: int) -> None:
+def add_noise(denoiser: Denoiser, seed: int) -> None:
     """Small noise on what is trained, so that no part of the network is trivial: zeros, or slices of the base."""
     rng = torch.Generator().manual_seed(seed)
     for p in denoiser.trained().values():
         p.add_(0.02 * torch.randn(p.shape, generator=rng))
 
 
-def measured(
+def measure_networks(
     make: Callable[[int], Denoiser], study: Study, task: int, source: bool, folder: Path
 ) -> list[dict[str, Any]]:
     """One row per N, variant and thread count; ArithmeticError where a plain export differs from torch."""
-    made = list(networks(make, study, task, source, folder))
+    made = list(export_networks(make, study, task, source, folder))
     rows = []
     for k, variant in enumerate(("plain", "quantised")):
         exported = {n: pair[k] for n, *pair in made}
-        errors = {n: error(one) for n, one in exported.items()}
+        errors = {n: relative_error(one) for n, one in exported.items()}
         worst = max(errors.values())
         if variant == "plain" and not worst <= TOLERANCE:
             raise ArithmeticError(f"an export differs from torch by {worst:.2g} of the largest value: {errors}")
         for threads in study.threads:
-            for n, times in timed(exported, threads, study.repeats, study.warmup).items():
+            for n, times in time_networks(exported, threads, study.repeats, study.warmup).items():
                 about = {"experts": n or None, "variant": variant, "threads": threads}
                 rows.append({**about, **times, "error": errors[n], "file_mb": exported[n].size_mb})
     return rows

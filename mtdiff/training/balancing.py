@@ -109,7 +109,7 @@ class Balancing(nn.Module):
         return torch.tensor([float(self.weights.get(name, 1.0)) for name in tasks])
 
 
-def gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Parameter]) -> list[list[Tensor | None]]:
+def task_gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Parameter]) -> list[list[Tensor | None]]:
     """Gradients of every task's mean loss times its scale (T,): one list over the parameters for each task.
 
     None where a task does not reach a parameter. The graph of `means` is freed with the last task.
@@ -121,7 +121,7 @@ def gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Parameter]) 
     ]
 
 
-def products(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
+def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products of the tasks' gradients, (T, T) float64."""
     gram = torch.zeros(len(per_task), len(per_task), dtype=torch.float64)
     for column in zip(*per_task, strict=True):
@@ -132,7 +132,7 @@ def products(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
     return gram
 
 
-def cosines(gram: Tensor) -> Tensor:
+def cosine_matrix(gram: Tensor) -> Tensor:
     """Cosines between the tasks' gradients, (T, T); NaN for a task without a gradient."""
     length = gram.diagonal().sqrt()
     return gram / (length[:, None] * length[None, :])
@@ -163,11 +163,11 @@ def backward_without_conflicts(
     Adds to the parameters' gradients; those of tasks are averaged over processes first. Returns their inner products.
     """
     (scale,) = torch.autograd.grad(loss, means, retain_graph=True)  # what accumulation and mixed precision multiply by
-    per_task = gradients(means, scale, parameters)
+    per_task = task_gradients(means, scale, parameters)
     if distributed.is_initialized():
         for gradient in (g for row in per_task for g in row if g is not None):
             distributed.all_reduce(gradient.div_(distributed.get_world_size()))
-    gram = products(per_task)
+    gram = gram_matrix(per_task)
     weights = project_conflicts(gram, key).tolist()
     for parameter, column in zip(parameters, zip(*per_task, strict=True), strict=True):
         for weight, gradient in zip(weights, column, strict=True):

@@ -42,24 +42,24 @@ BUFFER = 2**28
 # Hashes
 
 
-def picture_hashes(images: Tensor) -> list[Hash]:
+def hash_pictures(images: Tensor) -> list[Hash]:
     """(B, 3, H, W) float32 -> 128 bits each: two sums of P 32-bit numbers times random 64-bit factors, modulo 2^64.
 
     Made where the pictures are. Two pictures share a hash with a probability below 2^-60 (universal hashing).
     """
     numbers = images.detach().float().contiguous().view(torch.int32).flatten(1)  # (B, P)
-    one, two = _factors(numbers.shape[1]).to(images.device)
+    one, two = _hash_factors(numbers.shape[1]).to(images.device)
     sums = torch.stack([torch.stack([(row * f).sum() for f in (one, two)]) for row in numbers.long()])  # (B, 2)
     return [(int(a), int(b)) for a, b in sums.tolist()]
 
 
 @lru_cache(maxsize=4)
-def _factors(count: int) -> Tensor:
+def _hash_factors(count: int) -> Tensor:
     """(2, P) int64."""
     return torch.randint(-(2**63), 2**63 - 1, (2, count), generator=torch_rng("picture hash"))
 
 
-def text_hash(text: str) -> Hash:
+def hash_text(text: str) -> Hash:
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:], "little", signed=True)
 
@@ -67,7 +67,7 @@ def text_hash(text: str) -> Hash:
 # Fingerprint
 
 
-def fingerprint(backbone: Backbone, precision: str) -> dict[str, Any]:
+def make_fingerprint(backbone: Backbone, precision: str) -> dict[str, Any]:
     """What the encoders are: all of their weights, and how they are run. The denoiser has no part in it."""
     digest = hashlib.sha256()
     for name, value in backbone.state_dict().items():
@@ -78,14 +78,14 @@ def fingerprint(backbone: Backbone, precision: str) -> dict[str, Any]:
     return {"weights": digest.hexdigest(), "size": backbone.size, "latents": shape, "precision": precision}
 
 
-def probe(backbone: Backbone) -> dict[str, Tensor]:
+def make_probe(backbone: Backbone) -> dict[str, Tensor]:
     """What the encoders make of a fixed picture and fixed prompts: tells what weights do not, such as the tokenizer."""
     picture = torch.rand(1, 3, backbone.size, backbone.size, generator=torch_rng("probe")) * 2 - 1
     text = backbone.embed(PROMPTS)
     return {"latents": backbone.encode(picture), "tokens": text.tokens, **text.extra}
 
 
-def close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def probes_agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two probes agree within TOLERANCE."""
     if set(one) != set(other) or any(one[k].shape != other[k].shape for k in one):
         return False
@@ -168,7 +168,7 @@ class Cache:
             raise ValueError(
                 f"trainer.precision={precision}: with training.cache expected one of {', '.join(PRECISIONS)}"
             )
-        about, answers = fingerprint(backbone, precision), probe(backbone)
+        about, answers = make_fingerprint(backbone, precision), make_probe(backbone)
         if create and not (self.folder / "cache.json").exists():
             self._create(about, answers)
         self._compare(about, answers)
@@ -196,7 +196,7 @@ class Cache:
                 raise ValueError(
                     f"training.cache={self.folder}: made by other encoders: {key} is not {value}; use another folder"
                 )
-        if not close(known, answers):
+        if not probes_agree(known, answers):
             raise ValueError(
                 f"training.cache={self.folder}: made by other encoders: same weights, but other answers "
                 "(tokenizer, scaling?); use another folder"

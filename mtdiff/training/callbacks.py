@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from mtdiff.training.parallel import dealt_out, like, whole
+from mtdiff.training.parallel import gather_tensor, reshard, shard_like
 from mtdiff.types import Batch
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ class EMA(Callback):
 
     @staticmethod
     def parameters(module: lightning.LightningModule) -> list[nn.Parameter]:
-        return [p for p in dealt_out(module).parameters() if p.requires_grad]
+        return [p for p in reshard(module).parameters() if p.requires_grad]
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._ema = EMAModel(self.parameters(pl_module), decay=self.decay, use_ema_warmup=True, power=0.75)
         if self._restored is not None:
             restored = zip(self._restored["shadow_params"], self.parameters(pl_module), strict=True)
-            self._ema.load_state_dict({**self._restored, "shadow_params": [like(s, p) for s, p in restored]})
+            self._ema.load_state_dict({**self._restored, "shadow_params": [shard_like(s, p) for s, p in restored]})
         self._ema.to(pl_module.device)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -73,7 +73,7 @@ class EMA(Callback):
         if self._ema is None:
             return {}
         state = self._ema.state_dict()
-        return {**state, "shadow_params": [whole(p) for p in state["shadow_params"]]}
+        return {**state, "shadow_params": [gather_tensor(p) for p in state["shadow_params"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None

@@ -19,7 +19,7 @@ from mtdiff.backbones.base import Backbone
 from mtdiff.data.loader import START
 from mtdiff.data.mixture import Mixture, Stream, one_thread
 from mtdiff.rng import numpy_rng
-from mtdiff.training.cache import Cache, Hash, Kind, picture_hashes, text_hash
+from mtdiff.training.cache import Cache, Hash, Kind, hash_pictures, hash_text
 from mtdiff.types import Batch, Example, Need, Text
 
 Part = Literal["target", "source", "prompt"]
@@ -48,7 +48,7 @@ class CachedEncoder:
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
-        hashes = picture_hashes(images)
+        hashes = hash_pictures(images)
         rows = self._looked_up("pictures", hashes)
         missing = [i for i, row in enumerate(rows) if row is None]
         latents = images.new_zeros(len(images), *self.latent_shape, dtype=torch.float32)
@@ -61,7 +61,7 @@ class CachedEncoder:
 
     def embed(self, prompts: Sequence[str]) -> Text:
         """Tokens (B, L, D) and whatever else the backbone reads."""
-        rows = self._looked_up("texts", [text_hash(p) for p in prompts])
+        rows = self._looked_up("texts", [hash_text(p) for p in prompts])
         missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
             new = self.backbone.embed([prompts[i] for i in missing])
@@ -90,34 +90,34 @@ def text_row(text: Text, k: int) -> dict[str, Tensor]:
 # What comes again
 
 
-def drawn(stream: Stream, need: Need, epoch: int, index: int) -> Example:
+def draw_example(stream: Stream, need: Need, epoch: int, index: int) -> Example:
     """The example that a stream makes of one record in one epoch."""
     rng = numpy_rng(*stream.key, need, epoch, index)
     return stream.task.make(stream.source.record(need, stream.split, index, rng), rng, 0)
 
 
-def lasting(stream: Stream, need: Need, records: int = 2) -> frozenset[Part]:
+def find_lasting(stream: Stream, need: Need, records: int = 2) -> frozenset[Part]:
     """The parts of a stream's examples that come again: DRAWS epochs of a record show at most half as many of them.
 
     So one of five captions lasts, and a new degradation in every epoch does not.
     """
     found = set(get_args(Part))
     for index in range(min(records, stream.sizes[need])):
-        examples = [drawn(stream, need, epoch, index) for epoch in range(DRAWS)]
+        examples = [draw_example(stream, need, epoch, index) for epoch in range(DRAWS)]
         seen = {
-            "target": picture_hashes(torch.stack([e.target for e in examples])),
-            "source": picture_hashes(torch.stack([e.source for e in examples])),
-            "prompt": [text_hash(e.prompt) for e in examples],
+            "target": hash_pictures(torch.stack([e.target for e in examples])),
+            "source": hash_pictures(torch.stack([e.source for e in examples])),
+            "prompt": [hash_text(e.prompt) for e in examples],
         }
         found &= {part for part, hashes in seen.items() if len(set(hashes)) <= DRAWS // 2}
     return frozenset(found)
 
 
-def plan(mixture: Mixture, keep: Keep) -> dict[tuple[str, Need], frozenset[Part]]:
+def plan_parts(mixture: Mixture, keep: Keep) -> dict[tuple[str, Need], frozenset[Part]]:
     """Parts to keep, by task and kind of record."""
     if keep == "all":
         return {(s.task.name, n): frozenset(get_args(Part)) for s in mixture.streams for n in s.needs}
-    return {(s.task.name, n): lasting(s, n) for s in mixture.streams for n in s.needs}
+    return {(s.task.name, n): find_lasting(s, n) for s in mixture.streams for n in s.needs}
 
 
 def one_epoch(mixture: Mixture) -> int:
@@ -149,7 +149,9 @@ class Chosen(Dataset[tuple[Example, frozenset[Part]]]):
         return stream.example(n, k), self.parts[stream.task.name, stream.draw(n).need]
 
 
-def batches(chosen: Chosen, numbers: range, batch_size: int, workers: int) -> Iterator[list[tuple[Example, frozenset]]]:
+def load_batches(
+    chosen: Chosen, numbers: range, batch_size: int, workers: int
+) -> Iterator[list[tuple[Example, frozenset]]]:
     loader = DataLoader(
         chosen,
         sampler=numbers,  # type: ignore[arg-type]
@@ -162,7 +164,7 @@ def batches(chosen: Chosen, numbers: range, batch_size: int, workers: int) -> It
     yield from loader
 
 
-def fill(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[Part]]], device: torch.device) -> None:
+def fill_cache(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[Part]]], device: torch.device) -> None:
     """Encode and keep what a batch has that is wanted and not there yet."""
     backbone, shelves = encoder.backbone, encoder.cache.shelves
     batch = Batch.collate([example for example, _ in made])
@@ -171,19 +173,19 @@ def fill(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[Part]]]
     wanted += [e.source for (e, parts), known in zip(made, given, strict=True) if known and "source" in parts]
     if wanted:
         images = torch.stack(wanted).to(device)
-        new = _new(shelves["pictures"].__contains__, picture_hashes(images))
+        new = _find_new(shelves["pictures"].__contains__, hash_pictures(images))
         if new:
             latents = backbone.encode(images[list(new.values())])
             for key, row in zip(new, latents, strict=True):
                 shelves["pictures"].add(key, {"latents": row})
     prompts = [e.prompt for e, parts in made if "prompt" in parts]
-    missing = _new(shelves["texts"].__contains__, [text_hash(p) for p in prompts])
+    missing = _find_new(shelves["texts"].__contains__, [hash_text(p) for p in prompts])
     if missing:
         text = backbone.embed([prompts[i] for i in missing.values()])
         for k, key in enumerate(missing):
             shelves["texts"].add(key, text_row(text, k))
 
 
-def _new(there: Callable[[Hash], bool], hashes: Sequence[Hash]) -> dict[Hash, int]:
+def _find_new(there: Callable[[Hash], bool], hashes: Sequence[Hash]) -> dict[Hash, int]:
     """Hashes that are not there yet, each once, with a place where it stands."""
     return {h: i for i, h in enumerate(hashes) if not there(h)}

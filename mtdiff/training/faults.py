@@ -22,7 +22,7 @@ from torch import Tensor
 from mtdiff.errors import RunError
 from mtdiff.files import check_header, read_json, reason, write_atomically
 from mtdiff.training.module import MultiTaskModule
-from mtdiff.training.parallel import first, whole
+from mtdiff.training.parallel import gather_tensor, is_first
 from mtdiff.types import Batch
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Finite(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         precision = trainer.precision_plugin
         if not (isinstance(precision, MixedPrecision) and precision.scaler is not None) and gradients:
-            finite = finite & torch.isfinite(whole(torch.nn.utils.get_total_norm(gradients)))
+            finite = finite & torch.isfinite(gather_tensor(torch.nn.utils.get_total_norm(gradients)))
         if trainer.strategy.reduce_boolean_decision(bool(finite)):  # the one wait for the device in a step
             return
         self.fault(trainer, pl_module)
@@ -86,7 +86,7 @@ class Finite(Callback):
             weights = trained(module) if self.skipped == 0 else None
             try:
                 keep(path, {"step": step, **about}, Batch.cat([p.batch for p in wrong or self._parts]))
-                if weights is not None and first():
+                if weights is not None and is_first():
                     save_file(weights, self.folder / f"step-{step}-weights.safetensors")
                 said += f"; its batch is in {path}"
             except (OSError, SafetensorError) as error:
@@ -118,7 +118,7 @@ def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple
         )
     ]
     bad = [e for e, error in zip(examples, errors, strict=True) if error - error != 0]
-    gradients = ((k, whole(p.grad)) for k, p in module.named_parameters() if p.grad is not None)
+    gradients = ((k, gather_tensor(p.grad)) for k, p in module.named_parameters() if p.grad is not None)
     names = [k for k, gradient in gradients if not torch.isfinite(gradient).all()]
     where = [f"{e['task']} {e['key']} at t={e['t']}" for e in bad] or [f"of {name}" for name in names[:1]]
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -139,7 +139,7 @@ def trained(module: MultiTaskModule) -> dict[str, Tensor]:
     """What a method trains and a balancing learns, whole: every process has to ask for it."""
     states = (module.denoiser.adapter(), module.balancing.state_dict())
     named = {f"{part}.{k}": v for part, state in zip(PARTS, states, strict=True) for k, v in state.items()}
-    return {k: whole(v.detach()).cpu().contiguous() for k, v in named.items()}
+    return {k: gather_tensor(v.detach()).cpu().contiguous() for k, v in named.items()}
 
 
 def load(path: Path) -> Batch:

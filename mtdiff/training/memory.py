@@ -11,7 +11,7 @@ from mtdiff.config.settings import Training
 from mtdiff.errors import RunError
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Also on the CPU, where torch has no class of its own for it."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
@@ -19,7 +19,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(training: Training, trainer: Mapping[str, Any]) -> list[str]:
+def advise(training: Training, trainer: Mapping[str, Any]) -> list[str]:
     """Settings that lower the memory of training, those that the run has already left out, the cheapest first."""
     half = training.batch_size // 2
     keeping = f"training.batch_size={half} training.accumulate={2 * training.accumulate}"
@@ -39,14 +39,14 @@ def within_memory(stage: str, settings: list[str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         tried = "; ".join(settings) or "a smaller model or pictures"
         raise RunError(f"out of memory while {stage}; try {tried} ({said})") from error
 
 
-def channels_last(module: nn.Module) -> None:
+def use_channels_last(module: nn.Module) -> None:
     """Convolution weights with their channels last, which fast kernels want; other parameters as they are."""
     for parameter in module.parameters():
         if parameter.dim() == 4:

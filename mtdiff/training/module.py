@@ -14,14 +14,14 @@ from mtdiff.config.settings import Training
 from mtdiff.model.conditioning import Dropout, encode_condition, latent_shape
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.rng import torch_rng
-from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosines
+from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosine_matrix
 from mtdiff.training.encodings import CachedEncoder
-from mtdiff.training.optimizers import clip, make_optimizer
-from mtdiff.training.parallel import average, merged, shard
+from mtdiff.training.optimizers import clip_gradients, make_optimizer
+from mtdiff.training.parallel import average_gradients, merge_rows, shard
 from mtdiff.types import Batch, Text
 
 
-def per_task_sum(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
+def sum_per_task(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
     """losses (B,), task (B,) -> sum per task (T,)."""
     return torch.zeros(tasks, dtype=losses.dtype, device=losses.device).index_add_(0, task, losses)
 
@@ -45,7 +45,7 @@ class Draws:
         return cls(noise.to(device), t.to(device), u.to(device))
 
 
-def learning_rate_scale(step: int, steps: int, warmup: int, decay: float) -> float:
+def scale_learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:
     """Warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
     tail = round(decay * steps)
     falling = max(0.0, (steps - step) / tail) if tail > 0 else 1.0
@@ -86,9 +86,9 @@ class MultiTaskModule(lightning.LightningModule):
         errors, t = self.training_errors(batch)  # (B,)
         weighted = self.balancing.weighting(errors, t, self.diffusion)  # (B,)
         number = len(self.tasks)
-        count = per_task_sum(torch.ones_like(errors), batch.task, number)
-        plain, count = self.over_ranks(torch.stack([per_task_sum(errors.detach(), batch.task, number), count]))
-        means = self.trainer.world_size * per_task_sum(weighted, batch.task, number) / count.clamp_min(1)  # (T,)
+        count = sum_per_task(torch.ones_like(errors), batch.task, number)
+        plain, count = self.over_ranks(torch.stack([sum_per_task(errors.detach(), batch.task, number), count]))
+        means = self.trainer.world_size * sum_per_task(weighted, batch.task, number) / count.clamp_min(1)  # (T,)
         self._means = means * self.factors  # type: ignore[operator]
         self.log_losses("train", plain, count)
         return self._means.sum()
@@ -137,9 +137,9 @@ class MultiTaskModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Every example counts once, whichever process has seen it, and however often."""
-        task, errors = zip(*merged(self._validated).values(), strict=True)
+        task, errors = zip(*merge_rows(self._validated).values(), strict=True)
         ids, values = torch.tensor(task), torch.tensor(errors, dtype=torch.float64)
-        sums = (per_task_sum(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
+        sums = (sum_per_task(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
         self.log_losses("validation", *sums)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -151,18 +151,18 @@ class MultiTaskModule(lightning.LightningModule):
         parameters = [p for p in self.parameters() if p.requires_grad]
         gram = backward_without_conflicts(loss, self._means, parameters, key=(self.seed, "pcgrad", self.global_step))
         for (a, one), (b, other) in combinations(enumerate(self.tasks), 2):
-            self.log(f"train/cosine/{one}/{other}", cosines(gram)[a, b].float())
+            self.log(f"train/cosine/{one}/{other}", cosine_matrix(gram)[a, b].float())
 
     def on_after_backward(self) -> None:
         if self.device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here
-            average([p.grad for p in self.balancing.parameters() if p.grad is not None])
+            average_gradients([p.grad for p in self.balancing.parameters() if p.grad is not None])
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """In place of Lightning's, which refuses fused optimisers (they could scale gradients; here none does)."""
         if gradient_clip_val:
-            clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
+            clip_gradients((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # of a strategy that shards
@@ -183,7 +183,7 @@ class MultiTaskModule(lightning.LightningModule):
             groups.append({"params": learned, "lr": self.balancing.weighting.lr, "weight_decay": 0.0})
         optimizer = make_optimizer(groups, settings, self.fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_scale(step, settings.steps, settings.warmup, settings.decay)
+            optimizer, lambda step: scale_learning_rate(step, settings.steps, settings.warmup, settings.decay)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

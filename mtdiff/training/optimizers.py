@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mtdiff.config.settings import Training
-from mtdiff.training.parallel import whole
+from mtdiff.training.parallel import gather_tensor
 
 
 def make_optimizer(groups: list[dict[str, Any]], training: Training, fused: bool) -> torch.optim.Optimizer:
@@ -26,7 +26,7 @@ def make_optimizer(groups: list[dict[str, Any]], training: Training, fused: bool
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients so that their norm together is at most `limit`; returns the norm before, ().
 
     As torch's `clip_grad_norm_`, but sharded and whole parameters may stand side by side.
@@ -34,7 +34,7 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     given = [p for p in parameters if p.grad is not None]
     kinds = [[p for p in given if isinstance(p.grad, DTensor) == sharded] for sharded in (True, False)]
     gradients = [[p.grad for p in kind if p.grad is not None] for kind in kinds if kind]
-    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in gradients]
+    norms = [gather_tensor(torch.nn.utils.get_total_norm(kind)) for kind in gradients]
     if not norms:
         return torch.zeros(())
     norm = torch.stack(norms).norm()

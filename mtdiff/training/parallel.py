@@ -58,7 +58,7 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> None:
     denoiser.method.layout.equally = True
 
 
-def dealt_out(module: nn.Module) -> nn.Module:
+def reshard(module: nn.Module) -> nn.Module:
     """The module with its parameters sharded again: a pass without gradients leaves some of them whole."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -66,31 +66,31 @@ def dealt_out(module: nn.Module) -> nn.Module:
     return module
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """The tensor itself, gathered where it is sharded: every process has to ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor sharded as `parameter` is."""
     if not isinstance(parameter, DTensor):
         return tensor
     return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this process is the one that writes."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def average(gradients: list[Tensor]) -> None:
+def average_gradients(gradients: list[Tensor]) -> None:
     """Average over the processes, in place."""
     for gradient in gradients:
         distributed.all_reduce(gradient)
         gradient /= distributed.get_world_size()
 
 
-def merged(rows: Mapping[Any, Any]) -> dict[Any, Any]:
+def merge_rows(rows: Mapping[Any, Any]) -> dict[Any, Any]:
     """What all processes have, by name; the same everywhere, and in one order."""
     if not distributed.is_initialized():
         return dict(rows)
@@ -99,13 +99,15 @@ def merged(rows: Mapping[Any, Any]) -> dict[Any, Any]:
     return {k: v for part in parts for k, v in part.items()}
 
 
-def windows(number: int, processes: int) -> tuple[list[int], int]:
+def rank_windows(number: int, processes: int) -> tuple[list[int], int]:
     """Where each process's rows start, and how many they are: the same for all, so some rows may belong to two."""
     each = -(-number // processes)
     return [min(rank * each, number - each) for rank in range(processes)], each
 
 
-def dealt(draw: Callable[[Batch, Tensor], Tensor], device: torch.device) -> Callable[[Batch, Tensor], Tensor]:
+def split_over_ranks(
+    draw: Callable[[Batch, Tensor], Tensor], device: torch.device
+) -> Callable[[Batch, Tensor], Tensor]:
     """Draws a batch with all processes: each draws some rows, in as many calls as the others, and gets all (B, ...).
 
     device: where the processes exchange tensors.
@@ -114,7 +116,7 @@ def dealt(draw: Callable[[Batch, Tensor], Tensor], device: torch.device) -> Call
     def together(batch: Batch, noise: Tensor) -> Tensor:
         if not distributed.is_initialized():
             return draw(batch, noise)
-        starts, each = windows(len(batch), distributed.get_world_size())
+        starts, each = rank_windows(len(batch), distributed.get_world_size())
         place = torch.arange(len(batch)) - starts[distributed.get_rank()]
         mine = (place >= 0) & (place < each)
         drawn = draw(batch.rows(mine), noise[mine]).to(device).contiguous()

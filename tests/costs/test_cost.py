@@ -18,7 +18,15 @@ from tiny import BACKBONES, TASKS, sd15_shapes, sdxl_shapes, tiny_unet
 from torch import Tensor, nn
 
 from mtdiff.costs import measure as cost
-from mtdiff.costs.flops import Flops, count, encoded_prompt, guided_rows, has_source, one_row, step_flops
+from mtdiff.costs.flops import (
+    Flops,
+    count_flops,
+    count_step_flops,
+    encode_prompt,
+    guide_row,
+    has_source,
+    make_condition,
+)
 from mtdiff.methods.base import Method
 from mtdiff.methods.mtu import MTU
 from mtdiff.methods.routing import Routing
@@ -68,7 +76,7 @@ def test_attention_products_by_hand(kernel: str, device: str) -> None:
         net.set_processor(AttnProcessor())
     products = 2 * 3 * 6 * 5 * 8 * 2
     projections = 2 * 3 * (6 * 8 * 8 * 2 + 5 * 4 * 8 * 2)
-    assert count(net, lambda: net(x, y)) == Flops(products + projections, products)
+    assert count_flops(net, lambda: net(x, y)) == Flops(products + projections, products)
 
 
 class LowRank(nn.Module):
@@ -85,9 +93,9 @@ class LowRank(nn.Module):
 def test_batched_products_of_projections_are_no_attention() -> None:
     """Also below `to_out`, a list that is never entered itself."""
     net = Attention(query_dim=8, heads=2, dim_head=4)
-    before = count(net, lambda: net(torch.ones(3, 6, 8)))
+    before = count_flops(net, lambda: net(torch.ones(3, 6, 8)))
     net.to_q, net.to_out[0] = LowRank(net.to_q), LowRank(net.to_out[0])
-    after = count(net, lambda: net(torch.ones(3, 6, 8)))
+    after = count_flops(net, lambda: net(torch.ones(3, 6, 8)))
     assert after.attention == before.attention == 2 * 3 * 6 * 6 * 8 * 2
     assert after.total - before.total == 2 * (2 * 3 * 6 * 8 * 8)
 
@@ -98,7 +106,7 @@ def test_published_count_of_dit_xl_2(side: int, macs: float) -> None:
     with torch.device("meta"):
         net = DiTTransformer2DModel(sample_size=side, out_channels=8, num_embeds_ada_norm=1000)
         x, t = torch.ones(1, 4, side, side), torch.ones(1, dtype=torch.long)
-    assert count(net, lambda: net(x, t, t)).total / 2 == pytest.approx(macs, rel=2e-4)
+    assert count_flops(net, lambda: net(x, t, t)).total / 2 == pytest.approx(macs, rel=2e-4)
 
 
 TRUE = {"sd15": (0.803, 0.677, 0.80327, 859.5), "sdxl": (1.589, 1.534, 1.58886, 2567.5)}
@@ -109,25 +117,25 @@ def test_base_of_true_size(name: str) -> None:
     flops, no_attn, exact, parameters = TRUE[name]
     backbone, text = true_size(name)
     denoiser = Denoiser(backbone, Untouched(), TASKS)
-    counted = step_flops(denoiser, one_row(backbone, text, source=True)).named()
+    counted = count_step_flops(denoiser, make_condition(backbone, text, source=True)).named()
     assert round(counted["flops"] / 1e12, 3) == flops
     assert round(counted["flops_no_attn"] / 1e12, 3) == no_attn
     assert counted["flops"] / 1e12 == pytest.approx(exact, abs=1e-4)
-    assert round(cost.parameters(denoiser)["total"] / 1e6, 1) == parameters
-    assert cost.parameters(denoiser)["trainable"] == 0
+    assert round(cost.count_parameters(denoiser)["total"] / 1e6, 1) == parameters
+    assert cost.count_parameters(denoiser)["trainable"] == 0
 
 
 @pytest.mark.parametrize(("name", "experts", "most"), [("sd15", 4, 870e6), ("sdxl", 1, 2.6e9)])
 def test_mtu_of_true_size_costs_what_the_base_costs(name: str, experts: int, most: float) -> None:
     backbone, text = true_size(name)
-    row = one_row(backbone, text, source=True)
-    base = step_flops(Denoiser(backbone, Untouched(), TASKS), row).named()
+    row = make_condition(backbone, text, source=True)
+    base = count_step_flops(Denoiser(backbone, Untouched(), TASKS), row).named()
     denoiser = Denoiser(backbone, MTU(experts=experts), TASKS)
-    counted = step_flops(denoiser, row).named()
+    counted = count_step_flops(denoiser, row).named()
     for convention in ("flops", "flops_no_attn"):
         assert base[convention] < counted[convention] < 1.015 * base[convention]
     assert counted["flops"] - counted["flops_no_attn"] == base["flops"] - base["flops_no_attn"]
-    found = cost.parameters(denoiser, 4)
+    found = cost.count_parameters(denoiser, 4)
     assert found["total"] == found["total_for_all_tasks"] <= most
     assert found["trainable"] > {"sd15": 148.8e6, "sdxl": 1229.5e6}[name]
 
@@ -136,8 +144,8 @@ def test_canvas_at_its_true_price() -> None:
     """924 G multiply-adds with a source, 2.3 times the base; the target alone without one."""
     backbone, text = true_size("sd15")
     denoiser = Denoiser(backbone, method("one_pic", train="full"), TASKS)
-    with_source = step_flops(denoiser, one_row(backbone, text, source=True)).total
-    alone = step_flops(denoiser, one_row(backbone, text, source=False)).total
+    with_source = count_step_flops(denoiser, make_condition(backbone, text, source=True)).total
+    alone = count_step_flops(denoiser, make_condition(backbone, text, source=False)).total
     assert with_source / 2 == pytest.approx(924e9, rel=2e-3)
     assert alone / 2 == pytest.approx(401.64e9, rel=2e-4)
 
@@ -149,10 +157,10 @@ def test_shapes_alone_are_counted_as_values_are(name: str, family: str) -> None:
     for weights in ("random", "meta"):
         backbone: Any = BACKBONES[family](weights)  # type: ignore[call-arg]
         denoiser = Denoiser(backbone, method(name), TASKS)
-        text = encoded_prompt(backbone)
-        rows = [one_row(backbone, text, source, 1) for source in (True, False)]
-        rows.append(guided_rows(rows[0], text, Guidance(1.5, 3.0)))
-        counts.append([step_flops(denoiser, row) for row in rows])
+        text = encode_prompt(backbone)
+        rows = [make_condition(backbone, text, source, 1) for source in (True, False)]
+        rows.append(guide_row(rows[0], text, Guidance(1.5, 3.0)))
+        counts.append([count_step_flops(denoiser, row) for row in rows])
     assert counts[0] == counts[1]
     assert all(flops.total > flops.attention > 0 for flops in counts[0])
 
@@ -160,26 +168,26 @@ def test_shapes_alone_are_counted_as_values_are(name: str, family: str) -> None:
 def test_counting_leaves_the_model_as_it_was() -> None:
     backbone = tiny_unet("meta")
     denoiser = Denoiser(backbone, MTU(experts=2), TASKS)
-    predict, row = backbone.predict, one_row(backbone, encoded_prompt(backbone), source=True)
-    step_flops(denoiser, row)
+    predict, row = backbone.predict, make_condition(backbone, encode_prompt(backbone), source=True)
+    count_step_flops(denoiser, row)
     assert backbone.predict == predict
     with pytest.raises(RuntimeError):  # also where the call fails: a text of another width
-        step_flops(denoiser, one_row(backbone, Text(torch.ones(1, 16, 5)), source=True))
+        count_step_flops(denoiser, make_condition(backbone, Text(torch.ones(1, 16, 5)), source=True))
     assert backbone.predict == predict
 
 
 def test_predictions_per_guided_step() -> None:
     backbone = tiny_unet()
-    text = encoded_prompt(backbone)
-    row = one_row(backbone, text, source=True)
+    text = encode_prompt(backbone)
+    row = make_condition(backbone, text, source=True)
     scales = {Guidance(1.6, 7.5): 3, Guidance(1, 7.5): 2, Guidance(1, 1): 1, Guidance(2, 2): 2}
     denoiser = Denoiser(backbone, MTU(experts=2), TASKS)
-    one = step_flops(denoiser, row).total
+    one = count_step_flops(denoiser, row).total
     for guidance, number in scales.items():
-        rows = guided_rows(row, text, guidance)
+        rows = guide_row(row, text, guidance)
         assert len(rows) == number
         # all but the router, which is computed once a call, is paid for every prediction
-        assert step_flops(denoiser, rows).total == pytest.approx(number * one, rel=2e-2)
+        assert count_step_flops(denoiser, rows).total == pytest.approx(number * one, rel=2e-2)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +220,7 @@ def test_parameters_for_all_tasks(tasks: int, tune: bool, add: int) -> None:
     backbone = tiny_unet()
     base = sum(p.numel() for p in backbone.denoiser.parameters())
     middle = sum(p.numel() for p in backbone.denoiser.mid_block.parameters())  # type: ignore[union-attr]
-    found = cost.parameters(Denoiser(backbone, Part(tune, add), TASKS[:tasks]), 4)
+    found = cost.count_parameters(Denoiser(backbone, Part(tune, add), TASKS[:tasks]), 4)
     trained = tune * middle + add * tasks
     runs = {1: 4, 2: 2, 3: 2, 4: 1}[tasks]
     assert found == {
@@ -224,7 +232,7 @@ def test_parameters_for_all_tasks(tasks: int, tune: bool, add: int) -> None:
 
 def test_single_task_tuning_counts_one_model_per_task() -> None:
     denoiser = Denoiser(tiny_unet(), method("finetune"), TASKS[1:2])
-    found = cost.parameters(denoiser, 4)
+    found = cost.count_parameters(denoiser, 4)
     assert found["total_for_all_tasks"] == 4 * found["total"] == 4 * found["trainable"]
 
 
@@ -232,7 +240,7 @@ def test_adapters_count_base_and_adapters() -> None:
     backbone = tiny_unet("meta")
     base = sum(p.numel() for p in backbone.denoiser.parameters())
     conv = sum(p.numel() for p in backbone.denoiser.conv_in.parameters())  # type: ignore[union-attr]
-    found = cost.parameters(Denoiser(backbone, method("lora_ffn"), TASKS[1:2]), 4)
+    found = cost.count_parameters(Denoiser(backbone, method("lora_ffn"), TASKS[1:2]), 4)
     assert found["total_for_all_tasks"] == base - conv + 4 * found["trainable"]
 
 
@@ -250,9 +258,9 @@ def test_shipped_is_every_model_that_is_needed() -> None:
     """Full tuning of one task at a time ships four models; LoRA one base and four adapters."""
     size = sum(p.numel() for p in tiny_unet("meta").denoiser.parameters())
     tuned, lora = (Denoiser(tiny_unet("meta"), method(name), TASKS[1:2]) for name in ("finetune", "lora_ffn"))
-    one = cost.disk_mb(tuned, size)
+    one = cost.measure_disk(tuned, size)
     assert one["shipped_float16"] == pytest.approx(4 * one["adapter_float16"], rel=1e-3)
-    few = cost.disk_mb(lora, size)
+    few = cost.measure_disk(lora, size)
     assert few["base_float16"] < few["shipped_float16"] < few["base_float16"] + 4 * few["adapter_float16"]
     assert few["around_float16"] == one["around_float16"] > 0
 
@@ -268,32 +276,32 @@ def test_latency_is_of_the_calls_after_the_warm_up(monkeypatch: Any) -> None:
     def call() -> None:
         now[0] += next(durations)
 
-    found = cost.latency_ms(call, repeats=5, warmup=2)
+    found = cost.measure_latency(call, repeats=5, warmup=2)
     assert found["median"] == pytest.approx(3.0)
     assert found["p95"] == pytest.approx(4 + 0.8 * 97)
     assert next(durations, None) is None
 
 
 def test_resident_memory_follows_an_allocation(monkeypatch: Any) -> None:
-    before, peak = cost.resident_mb("VmRSS"), cost.resident_mb("VmHWM")
+    before, peak = cost.read_resident_mb("VmRSS"), cost.read_resident_mb("VmHWM")
     held = torch.ones(32 * 2**20)  # 134 MB, touched
-    after = cost.resident_mb("VmRSS")
+    after = cost.read_resident_mb("VmRSS")
     assert before is not None
     assert after is not None
     assert peak is not None
     assert after - before == pytest.approx(4 * held.numel() / 1e6, abs=40)
     assert before - 1 <= peak
     monkeypatch.setattr(Path, "exists", lambda self: False)
-    assert cost.resident_mb("VmRSS") is None
+    assert cost.read_resident_mb("VmRSS") is None
 
 
 @pytest.mark.parametrize(("name", "family"), [*((name, "unet") for name in METHODS), ("mtu", "transformer")])
 def test_a_network_of_shapes_is_measured(name: str, family: str) -> None:
     backbone: Any = BACKBONES[family]("meta")  # type: ignore[call-arg]
     denoiser = Denoiser(backbone, method(name), TASKS)
-    row = one_row(backbone, encoded_prompt(backbone), source=True, task=1)
+    row = make_condition(backbone, encode_prompt(backbone), source=True, task=1)
     threads = torch.get_num_threads()
-    found = cost.measure(denoiser, row, cost.Measuring(repeats=2, warmup=0, precision="bfloat16"))
+    found = cost.measure_call(denoiser, row, cost.Measuring(repeats=2, warmup=0, precision="bfloat16"))
     assert {p.dtype for p in backbone.denoiser.parameters()} == {torch.bfloat16}
     assert not any(p.is_meta for p in backbone.denoiser.parameters())
     assert 0 < found["latency_ms"]["median"] <= found["latency_ms"]["p95"]
@@ -314,15 +322,15 @@ def test_measuring_says_what_it_cannot_do() -> None:
 
 def test_costs_of_a_run_fit_its_result(tmp_path: Path) -> None:
     denoiser = Denoiser(tiny_unet(), method("one_pic"), TASKS[:2])
-    params, found = cost.run_costs(denoiser, 4, [False, True], repeats=2, warmup=1)
+    params, found = cost.measure_run(denoiser, 4, [False, True], repeats=2, warmup=1)
     backbone = denoiser.backbone
-    dearest = step_flops(denoiser, one_row(backbone, encoded_prompt(backbone), source=True, task=1))
+    dearest = count_step_flops(denoiser, make_condition(backbone, encode_prompt(backbone), source=True, task=1))
     assert (found["flops"], found["flops_no_attn"]) == tuple(dearest.named().values())
     assert found["peak_memory_mb"] is None
     assert params["total_for_all_tasks"] == params["total"] + params["trainable"]
     Result("m", "b", "d", ["edit"], 0, params=dict(params), cost=found).save(tmp_path / "r.json")
     assert Result.load(tmp_path / "r.json").cost == found
-    _, alone = cost.run_costs(denoiser, 4, [False, False], repeats=1, warmup=0)
+    _, alone = cost.measure_run(denoiser, 4, [False, False], repeats=1, warmup=0)
     assert alone["flops"] < found["flops"] / 1.9
 
 

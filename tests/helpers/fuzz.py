@@ -37,7 +37,7 @@ from mtdiff.results.record import Result, Row
 from mtdiff.results.render import html, latex, markdown
 from mtdiff.results.table import summarise
 from mtdiff.runs.adapter import read_about
-from mtdiff.runs.load import adapted, constructed, load_run, read_adapter
+from mtdiff.runs.load import build_denoiser, build_tasks, load_run, read_adapter
 from mtdiff.training.checkpoints import WholeFiles, newest, random_state
 from mtdiff.training.faults import keep, load
 from mtdiff.training.loggers import read_rows
@@ -181,7 +181,7 @@ class Loaders:
         self.good, self.folder = make_run(work / "good"), work / "spoilt"
         shutil.copytree(self.good, self.folder)
         about = read_about(self.good)
-        self.expected, self.digest = adapted(about).adapter(), about.digest
+        self.expected, self.digest = build_denoiser(about).adapter(), about.digest
         self.result = json.loads(json.dumps(asdict(result())))
         self.pictures = {ending: drawn(kind) for ending, kind in FORMATS.items()}
         keep(self.folder / "fault.json", {"step": 1}, batch())
@@ -217,7 +217,7 @@ class Loaders:
     def about(self, rng: Rng) -> None:
         self.written("adapter.json", ABOUT, rng)
         about = read_about(self.folder)
-        constructed(about)
+        build_tasks(about)
         construct(about.content["method"])
 
     def adapter(self, rng: Rng) -> None:

@@ -15,7 +15,7 @@ from tiny import TASKS, UNET
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 
 from mtdiff.runs.adapter import identity, read_about
-from mtdiff.runs.load import adapted
+from mtdiff.runs.load import build_denoiser
 
 Change = Callable[[dict[str, Any]], Any]
 ABOUT: dict[str, Any] = {
@@ -43,7 +43,7 @@ def make_run(folder: Path) -> Path:
     """`adapter.json` and `adapter.safetensors` of MTU on a tiny network, as a run writes them."""
     folder.mkdir(parents=True)
     (folder / "adapter.json").write_text(json.dumps(ABOUT, indent=1))
-    state = adapted(read_about(folder)).adapter()
+    state = build_denoiser(read_about(folder)).adapter()
     tensors = {k: v.contiguous() for k, v in state.items()}
     save_file(tensors, folder / "adapter.safetensors", metadata={"about": identity(ABOUT)})
     return folder

@@ -33,7 +33,7 @@ from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.training.balancing import Balancing, Uncertainty
 from mtdiff.training.callbacks import EMA
 from mtdiff.training.module import MultiTaskModule
-from mtdiff.training.parallel import dealt, first, trainer_arguments, whole
+from mtdiff.training.parallel import gather_tensor, is_first, split_over_ranks, trainer_arguments
 from mtdiff.types import Batch
 
 BATCH, STEPS, VALIDATION = 4, 3, 3
@@ -97,12 +97,12 @@ def train(case: str, out: Path, rank: int, processes: int) -> None:
     )
     trainer.fit(module, data)
     trainer.save_checkpoint(out / f"{case}-{processes}.ckpt", weights_only=True)
-    adapter = {k: whole(v).cpu().contiguous() for k, v in denoiser.adapter().items()}
+    adapter = {k: gather_tensor(v).cpu().contiguous() for k, v in denoiser.adapter().items()}
     examples = Batch.collate([data.test[i] for i in range(len(data.test) - 1)])  # an odd number for two processes
     painter = Painter(denoiser=denoiser, guidance={}, sampler="ddim", steps=2)
     noise = first_noise(examples, denoiser.backbone.latent_shape, 0)
-    adapter["drawn"] = dealt(painter.draw, module.device)(examples, noise).contiguous()
-    if first():
+    adapter["drawn"] = split_over_ranks(painter.draw, module.device)(examples, noise).contiguous()
+    if is_first():
         save_file({**adapter, "s": balancing.weighting.s.detach()}, out / f"{case}-{processes}.safetensors")
     kept = {"losses": watch.losses, "seeds": watch.seeds, "validation": watch.validation, "validated": watch.validated}
     (out / f"{case}-{processes}-{rank}.json").write_text(json.dumps(kept))

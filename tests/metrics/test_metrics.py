@@ -27,7 +27,7 @@ from mtdiff.metrics.embedding import (
     directional_similarity,
     shipped_clip,
 )
-from mtdiff.metrics.judges import Networks, assembled
+from mtdiff.metrics.judges import Networks, build_judge
 from mtdiff.metrics.measures import Parts, Perceptual
 from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, psnr, ssim
 from mtdiff.metrics.quality import Judge
@@ -433,7 +433,7 @@ def networks(clip: MeasuringClip) -> Networks:
 
 @pytest.fixture(scope="session")
 def full(networks: Networks) -> Judge:
-    return assembled(networks)
+    return build_judge(networks)
 
 
 def edits(n: int = 12) -> Batch:
@@ -585,7 +585,7 @@ def test_wrong_names_and_shapes_are_refused(full: Judge) -> None:
 
 @pytest.mark.parametrize(("mistake", "stops"), [("raise", True), ("ignore", False)])
 def test_the_judge_notices_pictures_in_0_to_1(networks: Networks, mistake: RangeMistake, stops: bool) -> None:
-    judge, examples = assembled(networks, range_mistake=mistake), batch(target=pictures(4))
+    judge, examples = build_judge(networks, range_mistake=mistake), batch(target=pictures(4))
     wrong = (pictures(4) + 1) / 2
     if stops:
         with pytest.raises(ValueError, match="below 0"):

@@ -175,7 +175,7 @@ def test_a_file_is_downloaded_once_and_checked(caches: Path) -> None:
 def test_what_no_server_gives_is_said_in_one_line(caches: Path) -> None:
     needs = [weights.File("key", "n", "http://127.0.0.1:9/n", "00"), weights.Clip(weights.CLIP, None)]
     with pytest.raises(ValueError, match="cannot be downloaded here") as raised:
-        weights.obtained(needs)
+        weights.obtain_all(needs)
     assert "http://127.0.0.1:9/n -> " in str(raised.value)
     assert f"hf download {weights.CLIP}`" in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -16,13 +16,13 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.results.record import Result
-from mtdiff.runs.method_report import Origin, method_report, thinned, training_report
+from mtdiff.runs.method_report import Origin, report_method, report_training, thin_curve
 
 ROOT = Path(__file__).parents[2]
 
 
 def told(denoiser: Denoiser, backbone: str = "unet") -> dict[str, Any]:
-    return method_report(denoiser, Origin.of(base(backbone)))
+    return report_method(denoiser, Origin.of(base(backbone)))
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_routers_are_told_by_block_and_task() -> None:
 
 def test_curves_are_short_and_keep_their_mean() -> None:
     points = [(step, float(step)) for step in range(0, 1000, 10)]
-    curve = thinned(points)
+    curve = thin_curve(points)
     assert len(curve["steps"]) == len(curve["values"]) == 24
     assert curve["steps"][0] < curve["steps"][-1]
     assert curve["values"] == pytest.approx(curve["steps"], abs=1)
-    assert thinned([]) == {"steps": [], "values": []}
+    assert thin_curve([]) == {"steps": [], "values": []}
     rows = [{"step": str(s), "train/cosine/edit/inpaint": str(v)} for s, v in ((1, 0.5), (2, -0.1), (3, math.nan))]
     rows.append({"step": "3", "train/loss/edit": "0.25", "lr-AdamW": "1"})
-    found = training_report(rows)
+    found = report_training(rows)
     assert found["cosines"] == {"edit/inpaint": {"mean": 0.2, "sd": 0.3, "n": 2}}
     assert found["curves"]["train/loss/edit"] == {"steps": [3], "values": [0.25]}
-    assert training_report([]) == {"curves": {}}
+    assert report_training([]) == {"curves": {}}
 
 
 # A run, and what W&B holds of it

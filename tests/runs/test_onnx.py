@@ -25,15 +25,15 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Denoiser, onnx.Exported]:
     """MTU of four experts, disturbed, folded for editing, exported."""
     denoiser = Denoiser(tiny_unet(), MTU(experts=4), TASKS)
-    onnx.disturb(denoiser, 0)
+    onnx.add_noise(denoiser, 0)
     denoiser.method.fold(denoiser.backbone, 1)
     path = tmp_path_factory.mktemp("onnx") / "plain.onnx"
-    return denoiser, onnx.export(denoiser, path, source=True, task=1)
+    return denoiser, onnx.export_onnx(denoiser, path, source=True, task=1)
 
 
 def test_export_predicts_what_torch_predicts(folded: tuple[Denoiser, onnx.Exported]) -> None:
     denoiser, exported = folded
-    assert onnx.error(exported) < 1e-4
+    assert onnx.relative_error(exported) < 1e-4
     assert set(exported.feed) == {"packed", "t", "text"}
     assert exported.feed["packed"].shape == (1, 9, 8, 8)
     other = {k: v + (k == "packed") for k, v in exported.feed.items()}
@@ -42,7 +42,7 @@ def test_export_predicts_what_torch_predicts(folded: tuple[Denoiser, onnx.Export
             *(torch.from_numpy(other[k]) for k in ("packed", "t")),
             encoder_hidden_states=torch.from_numpy(other["text"]),
         ).sample.numpy()
-    (found,) = onnx.session(exported.path, 1).run(None, other)
+    (found,) = onnx.make_session(exported.path, 1).run(None, other)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     assert np.abs(expected - exported.expected).max() > 0.01
 
@@ -50,14 +50,14 @@ def test_export_predicts_what_torch_predicts(folded: tuple[Denoiser, onnx.Export
 def test_an_export_of_something_else_is_noticed(folded: tuple[Denoiser, onnx.Exported]) -> None:
     _, exported = folded
     wrong = replace(exported, feed={k: v + (k == "packed") for k, v in exported.feed.items()})
-    assert onnx.error(wrong) > onnx.TOLERANCE
+    assert onnx.relative_error(wrong) > onnx.TOLERANCE
 
 
 @pytest.mark.parametrize("which", ["linear", "all"])
 def test_quantised_weights_are_near(folded: tuple[Denoiser, onnx.Exported], which: Any, tmp_path: Path) -> None:
     _, exported = folded
-    small = onnx.quantised(exported, tmp_path / "quantised.onnx", which)
-    assert 1e-5 < onnx.error(small) < 0.5
+    small = onnx.quantise(exported, tmp_path / "quantised.onnx", which)
+    assert 1e-5 < onnx.relative_error(small) < 0.5
     from onnx import load
 
     kinds = {node.op_type for node in load(small.path).graph.node}
@@ -67,29 +67,29 @@ def test_quantised_weights_are_near(folded: tuple[Denoiser, onnx.Exported], whic
 
 def test_a_routed_network_reads_the_task(tmp_path: Path) -> None:
     denoiser = Denoiser(tiny_unet(), MTU(experts=2), TASKS)
-    onnx.disturb(denoiser, 0)
-    exported = onnx.export(denoiser, tmp_path / "routed.onnx", source=True, task=1, routed=True)
-    assert onnx.error(exported) < 1e-4
+    onnx.add_noise(denoiser, 0)
+    exported = onnx.export_onnx(denoiser, tmp_path / "routed.onnx", source=True, task=1, routed=True)
+    assert onnx.relative_error(exported) < 1e-4
     other = replace(exported, feed={**exported.feed, "task": np.array([2])})
-    assert onnx.error(other) > 1e-3
+    assert onnx.relative_error(other) > 1e-3
 
 
 def test_a_transformer_is_exported(tmp_path: Path) -> None:
     denoiser = Denoiser(tiny_transformer(), MTU(experts=2), TASKS)
     denoiser.method.fold(denoiser.backbone, 1)
-    assert onnx.error(onnx.export(denoiser, tmp_path / "t.onnx", source=True, task=1)) < 1e-4
+    assert onnx.relative_error(onnx.export_onnx(denoiser, tmp_path / "t.onnx", source=True, task=1)) < 1e-4
 
 
 def test_rounds_take_every_call_in_turn() -> None:
     order: list[int] = []
-    taken = onnx.rounds([lambda k=k: order.append(k) for k in range(3)], repeats=3, warmup=1)  # type: ignore[misc]
+    taken = onnx.time_in_turn([lambda k=k: order.append(k) for k in range(3)], repeats=3, warmup=1)  # type: ignore[misc]
     assert order == [0, 1, 2, 1, 2, 0, 2, 0, 1, 0, 1, 2]
     assert taken.shape == (3, 3)
     assert (taken > 0).all()
 
 
 def test_spread_by_hand() -> None:
-    found = onnx.spread(np.arange(101.0))
+    found = onnx.percentiles(np.arange(101.0))
     assert found == {"median": 50, "low": 5, "high": 95}
 
 

@@ -21,7 +21,7 @@ from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.rng import torch_rng
-from mtdiff.runs.export import export
+from mtdiff.runs.export import export_pipeline
 from mtdiff.runs.load import Model
 from mtdiff.types import Batch
 
@@ -105,7 +105,7 @@ def test_export_draws_what_the_run_draws(task: str, model: Model, tmp_path: Path
     batch = Batch(key, key, key[:, :1], [""], torch.zeros(1).long(), ["request 0"], [""], [""], [0])
     noise = first_noise(batch, (4, 16, 16), 0)
     scales = model.painter.guidance.get(task)
-    name = export(model, task, tmp_path / "out")
+    name = export_pipeline(model, task, tmp_path / "out")
     pipeline = getattr(diffusers, name).from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     options = {"latents": noise, "num_inference_steps": 3, "output_type": "np"}
@@ -127,7 +127,7 @@ def test_inpainting_export_draws_what_the_run_draws(model: Model, tmp_path: Path
     known = torch.from_numpy(array(picture())).float().permute(2, 0, 1)[None] * 2 - 1
     masked = model.painter.denoiser.backbone.encode(known * (1 - hole))
     noise = torch.randn(1, 4, 16, 16, generator=torch_rng(0, "noise", "request 0"))
-    assert export(model, "inpaint", tmp_path / "out") == "StableDiffusionInpaintPipeline"
+    assert export_pipeline(model, "inpaint", tmp_path / "out") == "StableDiffusionInpaintPipeline"
     pipeline = diffusers.StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
     assert pipeline.unet.config.in_channels == 9
     pipeline.set_progress_bar_config(disable=True)
@@ -152,7 +152,7 @@ def test_what_cannot_fold_says_so(folder: Path, tmp_path: Path) -> None:
     save_file({k: v.contiguous() for k, v in denoiser.adapter().items()}, tmp_path / "adapter.safetensors")
     (tmp_path / "adapter.json").write_text(json.dumps(about))
     with pytest.raises(CannotFold, match=r"^[^\n]+$"):
-        export(mtdiff.load_run(tmp_path), "edit", tmp_path / "out")
+        export_pipeline(mtdiff.load_run(tmp_path), "edit", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -84,7 +84,7 @@ TARGETS = [
     "mtdiff.results.record.Result.load",
     "mtdiff.runs.load.load_run",
     "mtdiff.runs.load.torch.load",
-    "mtdiff.runs.export.export",
+    "mtdiff.runs.export.export_pipeline",
     "mtdiff.config.schema.construct",
     "mtdiff.config.schema.importlib.import_module",
     "mtdiff.tasks.super_resolution.np.load",

@@ -23,8 +23,8 @@ from mtdiff.training.balancing import (
     Uncertainty,
     Uniform,
     backward_without_conflicts,
-    cosines,
-    products,
+    cosine_matrix,
+    gram_matrix,
     project_conflicts,
 )
 from mtdiff.training.module import MultiTaskModule
@@ -114,7 +114,7 @@ def published(rows: Tensor, key: tuple[int | str, ...]) -> Tensor:
 def test_pcgrad_equals_the_published_loop(tasks: int) -> None:
     for seed in range(20):
         rows = torch.randn(tasks, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        weights = project_conflicts(products([[r] for r in rows]), (seed,))
+        weights = project_conflicts(gram_matrix([[r] for r in rows]), (seed,))
         torch.testing.assert_close(weights @ rows, published(rows, (seed,)))
 
 
@@ -124,10 +124,10 @@ def test_pcgrad_without_conflict_is_the_sum() -> None:
 
 def test_cosines_of_tasks_that_reach_different_parameters() -> None:
     a, b = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    gram = products([[a, b], [a, None], [None, None]])
+    gram = gram_matrix([[a, b], [a, None], [None, None]])
     assert gram.tolist() == [[25, 9, 0], [9, 9, 0], [0, 0, 0]]
-    assert cosines(gram)[0, 1].item() == pytest.approx(0.6)
-    assert cosines(gram)[2, 0].isnan()
+    assert cosine_matrix(gram)[0, 1].item() == pytest.approx(0.6)
+    assert cosine_matrix(gram)[2, 0].isnan()
 
 
 def test_backward_without_conflicts_on_a_network() -> None:

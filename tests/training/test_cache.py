@@ -31,8 +31,16 @@ from mtdiff.tasks.inpaint import Inpaint
 from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.training import cache as storage
-from mtdiff.training.cache import Cache, picture_hashes, text_hash
-from mtdiff.training.encodings import CachedEncoder, Chosen, batches, fill, lasting, one_epoch, plan
+from mtdiff.training.cache import Cache, hash_pictures, hash_text
+from mtdiff.training.encodings import (
+    CachedEncoder,
+    Chosen,
+    fill_cache,
+    find_lasting,
+    load_batches,
+    one_epoch,
+    plan_parts,
+)
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch
 
@@ -48,8 +56,8 @@ def sets(folder: Path) -> MixtureModule:
 
 def filled(folder: Path, backbone: Backbone, mixture: Mixture, count: int, keep: Any = "all") -> CachedEncoder:
     encoder = CachedEncoder(backbone, Cache(folder, backbone, "32-true", create=True))
-    for made in batches(Chosen(mixture, plan(mixture, keep)), range(count), 8, 0):
-        fill(encoder, made, CPU)
+    for made in load_batches(Chosen(mixture, plan_parts(mixture, keep)), range(count), 8, 0):
+        fill_cache(encoder, made, CPU)
     encoder.cache.write()
     return encoder
 
@@ -130,14 +138,14 @@ def test_nothing_is_computed_twice(tmp_path: Path) -> None:
 
 def test_hashes_tell_pictures_apart() -> None:
     pictures = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    hashes = picture_hashes(pictures)
+    hashes = hash_pictures(pictures)
     assert len(set(hashes)) == 4
-    assert picture_hashes(pictures.flip(0)) == hashes[::-1]
+    assert hash_pictures(pictures.flip(0)) == hashes[::-1]
     changed = pictures[:1].repeat(768, 1, 1, 1).flatten(1)
     changed[torch.arange(768), torch.arange(768)] += 1e-3
-    assert len({*picture_hashes(changed.view(-1, 3, 16, 16)), hashes[0]}) == 769
-    assert picture_hashes(pictures[:1].transpose(2, 3)) != hashes[:1]
-    assert text_hash("a") != text_hash("b")
+    assert len({*hash_pictures(changed.view(-1, 3, 16, 16)), hashes[0]}) == 769
+    assert hash_pictures(pictures[:1].transpose(2, 3)) != hashes[:1]
+    assert hash_text("a") != hash_text("b")
 
 
 # What lasts
@@ -147,7 +155,7 @@ def test_what_lasts_is_found_by_drawing(tmp_path: Path) -> None:
     data = sets(tmp_path)
     everything = {"target", "source", "prompt"}
     redrawn = {"target", "prompt"}
-    assert plan(data.train, "lasting") == {
+    assert plan_parts(data.train, "lasting") == {
         ("text_to_image", "caption"): everything,
         ("edit", "edit"): everything,
         ("super_resolution", "picture"): redrawn,
@@ -155,14 +163,14 @@ def test_what_lasts_is_found_by_drawing(tmp_path: Path) -> None:
         ("inpaint", "picture"): redrawn,
     }
     drawn_anew = Mixture(EmojiSource(size=32), [Edit()], [1.0])
-    assert "target" not in lasting(drawn_anew.streams[0], "edit")
-    assert set(plan(drawn_anew, "all").values()) == {frozenset(everything)}
+    assert "target" not in find_lasting(drawn_anew.streams[0], "edit")
+    assert set(plan_parts(drawn_anew, "all").values()) == {frozenset(everything)}
 
 
 def test_one_of_five_captions_lasts(tmp_path: Path) -> None:
     lines = [{"file_name": "0.png", "captions": list("abcde")}]
     source = TableSource(caption=str(write_folder(tmp_path, lines, {"0.png": picture(0)})), size=16)
-    assert "prompt" in lasting(Mixture(source, [TextToImage()], [1.0]).streams[0], "caption")
+    assert "prompt" in find_lasting(Mixture(source, [TextToImage()], [1.0]).streams[0], "caption")
 
 
 def test_an_epoch_holds_every_record(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_distributed import BATCH, CASES, STEPS, VALIDATION
 from whole_runs import ROOT, SMALL
 
-from mtdiff.training.parallel import windows
+from mtdiff.training.parallel import rank_windows
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,6 @@ def test_the_command_of_the_readme_by_two_processes(tmp_path: Path) -> None:
 def test_windows_cover_all_rows_in_equal_parts() -> None:
     for number in range(1, 20):
         for processes in range(1, 9):
-            starts, each = windows(number, processes)
+            starts, each = rank_windows(number, processes)
             assert {row for start in starts for row in range(start, start + each)} == set(range(number))
             assert each == -(-number // processes)

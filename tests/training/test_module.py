@@ -15,7 +15,7 @@ from mtdiff.model.conditioning import Dropout, encode_condition
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.rng import torch_rng
 from mtdiff.training.callbacks import EMA
-from mtdiff.training.module import MultiTaskModule, learning_rate_scale, per_task_sum
+from mtdiff.training.module import MultiTaskModule, scale_learning_rate, sum_per_task
 from mtdiff.types import Condition, Text
 
 
@@ -27,7 +27,7 @@ def module(seed: int = 0, **optimizer: float) -> MultiTaskModule:
 
 def test_sum_per_task_against_a_loop() -> None:
     losses, task = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 2, 2, 3])
-    assert per_task_sum(losses, task, 5).tolist() == [1, 0, 6, 8, 0]
+    assert sum_per_task(losses, task, 5).tolist() == [1, 0, 6, 8, 0]
 
 
 def test_errors_are_a_pure_function_of_each_examples_seed() -> None:
@@ -108,6 +108,6 @@ def test_optimizer_warms_up() -> None:
 
 
 def test_rate_falls_to_zero_over_the_decay() -> None:
-    scales = [learning_rate_scale(step, 8, 2, 0.5) for step in range(9)]
+    scales = [scale_learning_rate(step, 8, 2, 0.5) for step in range(9)]
     assert scales == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
-    assert learning_rate_scale(10**6, 8, 2, 0.0) == 1
+    assert scale_learning_rate(10**6, 8, 2, 0.0) == 1

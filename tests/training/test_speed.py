@@ -21,8 +21,8 @@ from mtdiff.errors import ConfigError, RunError
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.runs.checks import check_speed, check_trainer
-from mtdiff.training.memory import advice, channels_last, within_memory
-from mtdiff.training.optimizers import clip, make_optimizer
+from mtdiff.training.memory import advise, use_channels_last, within_memory
+from mtdiff.training.optimizers import clip_gradients, make_optimizer
 from mtdiff.training.parallel import Sharded, trainer_arguments
 
 TRAINERS = sorted((Path(__file__).parents[2] / "experiments" / "configs" / "trainer").glob("*.yaml"))
@@ -72,7 +72,7 @@ def test_compiled_denoiser_keeps_names_and_reads_the_routing() -> None:
 def test_channels_last_changes_the_layout_alone() -> None:
     plain = denoiser()
     other = copy.deepcopy(plain)
-    channels_last(other.backbone)
+    use_channels_last(other.backbone)
     assert other.backbone.denoiser.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         found, expected = (d(*inputs(d.backbone, [0, 1, 2, 3])) for d in (other, plain))
@@ -102,9 +102,9 @@ def test_clipping_as_torch_does() -> None:
     for model in (ours, torchs):
         model(torch.full((1, 3), 5.0)).sum().backward()
     expected = nn.utils.clip_grad_norm_(torchs.parameters(), 0.1)
-    torch.testing.assert_close(clip(ours.parameters(), 0.1), expected)
+    torch.testing.assert_close(clip_gradients(ours.parameters(), 0.1), expected)
     torch.testing.assert_close(ours.weight.grad, torchs.weight.grad)
-    assert clip([nn.Parameter(torch.ones(1))], 0.1) == 0
+    assert clip_gradients([nn.Parameter(torch.ones(1))], 0.1) == 0
 
 
 def test_missing_bitsandbytes_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_out_of_memory_names_what_is_left_to_change() -> None:
     trainer: dict[str, Any] = {"precision": "32-true", "strategy": "auto"}
     with (
         pytest.raises(RunError, match=r"^out of memory while training; try [^\n]*$") as error,
-        within_memory("training", advice(TRAINING, trainer)),
+        within_memory("training", advise(TRAINING, trainer)),
     ):
         torch.empty(1 << 50)
     said = str(error.value)
@@ -133,7 +133,7 @@ def test_out_of_memory_names_what_is_left_to_change() -> None:
     ):
         assert setting in said
     thrifty = replace(TRAINING, batch_size=1, gradient_checkpointing=True, optimizer="adam")
-    assert advice(thrifty, {"precision": "bf16-mixed", "strategy": "fsdp"}) == []
+    assert advise(thrifty, {"precision": "bf16-mixed", "strategy": "fsdp"}) == []
     with pytest.raises(RuntimeError, match="shape"), within_memory("training", []):
         torch.ones(2).view(3)
 
