@@ -16,7 +16,8 @@ from typing import Any
 from composing import guarded
 
 from mtdiff.config.schema import PACKAGES, refuse
-from mtdiff.files import ENDINGS, check_writable, read_picture, reason, shown
+from mtdiff.files import ENDINGS, check_writable, reason, shown
+from mtdiff.pictures import load_picture
 from mtdiff.runs.adapter import About, read_about
 
 OPTIONS = (
@@ -70,7 +71,7 @@ def number(given: dict[str, str], key: str, kind: type, default: Any, low: float
 
 def picture(given: dict[str, str], key: str) -> Any:
     """A picture file as PIL, or None where none is named."""
-    return read_picture(key, given[key]) if key in given else None
+    return load_picture(key, given[key]) if key in given else None
 
 
 def described(given: dict[str, str]) -> tuple[About, dict[str, Any]]:

@@ -8,17 +8,11 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL import Image
+from typing import Any
 
 MEGABYTE = 2**20
 DEEPEST = 50  # levels of nesting in JSON and YAML: ours have 8
-PIXELS = 64_000_000  # of a picture, read off its header
 HEADER = 8 * MEGABYTE  # of a safetensors file; 40,000 tensors take 4
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # others are read by outside programs, or never by anyone
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -148,43 +142,6 @@ def check_header(path: Path) -> None:
         raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
     if size < 8 or header > min(size - 8, HEADER):
         raise ValueError(f"{path}: not safetensors, its header claims {header} bytes of {size}, at most {HEADER}")
-
-
-# Pictures
-
-
-def read_picture(key: str, path: str | Path) -> "Image.Image":
-    """A picture file as RGBA. Its size is read off the header, before anything is decoded."""
-    from PIL import Image
-
-    key = f"{key}={shown(path)}"
-    if not Path(path).is_file():
-        raise ValueError(f"{key}: no such file")
-    try:
-        opened = Image.open(path, formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{key}: no picture, expected one of {', '.join(FORMATS)}") from None
-    except Exception as error:  # a decoder raises whatever its own reading of broken bytes runs into
-        raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
-    with opened:
-        return rgba(key, opened)
-
-
-def rgba(key: str, picture: "Image.Image") -> "Image.Image":
-    """Decoded, as RGBA. ValueError where the picture is too large, broken, moving, or not of 8 bits a channel."""
-    width, height = picture.size
-    if width * height > PIXELS or min(width, height) < 1:
-        raise ValueError(f"{key}: {width} x {height} pixels, expected at least 1 and at most {PIXELS} in all")
-    if picture.mode not in MODES:
-        raise ValueError(f"{key}: pixels of mode {picture.mode}, expected 8 bits a channel ({', '.join(MODES)})")
-    try:
-        several = getattr(picture, "n_frames", 1)  # an attribute of those formats alone that can hold several
-        decoded = picture.convert("RGBA")
-    except Exception as error:  # as above
-        raise ValueError(f"{key}: no readable picture ({reason(error)})") from None
-    if several > 1 and picture.format != "MPO":  # a photo with its own thumbnails
-        raise ValueError(f"{key}: {several} pictures in one file, expected a single one")
-    return decoded
 
 
 # Writing

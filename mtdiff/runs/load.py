@@ -23,10 +23,11 @@ from torch import Tensor
 
 from mtdiff.config.schema import PACKAGES, construct, refuse
 from mtdiff.config.settings import Sampling
-from mtdiff.files import check_header, reason, rgba, shown
+from mtdiff.files import check_header, reason, shown
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance
+from mtdiff.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.runs.adapter import About, read_about
 from mtdiff.tasks.base import Task
 from mtdiff.types import Batch, Record
@@ -35,7 +36,6 @@ Picture = Image.Image | Tensor
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 FLOATS = {"F32", "F16", "BF16"}  # safetensors' names
 PARAMETERS = 50e9  # of the largest base that is drawn at random for a run folder
-GREY = 16 / 255  # how far from black or white a mask's pixels may be
 
 
 def load_run(
@@ -156,8 +156,9 @@ class Model:
     ) -> list[Image.Image]:
         """Pictures for one request or several; single values serve every request.
 
-        image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W), white or 1 where the
-        picture shall be drawn anew. seed: request i starts from the noise of (seed, i). guidance: over the run's own.
+        image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
+        drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
+        guidance: over the run's own.
         """
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed={shown(seed)}: expected a whole number of at least 0")
@@ -197,7 +198,7 @@ class Model:
             raise ValueError(
                 f"mask: has {_width_and_height(mask)} pixels, expected the image's {_width_and_height(image)}"
             )
-        hole = (self._mask(mask) > 0.5).float()
+        hole = self._mask(mask)
         return self._tensor(image) * (1 - hole), hole
 
     def _tensor(self, image: Picture) -> Tensor:
@@ -209,20 +210,22 @@ class Model:
             if not -1.001 <= low <= high <= 1.001:
                 raise ValueError(f"image: has values from {low:g} to {high:g}, expected -1 to 1")
             return _resize(image.float(), self.size)
-        drawn = rgba("image", image)
-        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), drawn).convert("RGB")
+        rgb = lay_on_white(read_pixels("image", image))
         pixels = torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1)  # (3, H, W) uint8
         return _resize(pixels.float() / 127.5 - 1, self.size)
 
     def _mask(self, mask: Picture) -> Tensor:
+        """(1, S, S), 1 in the hole, by the rule of `mtdiff.pictures`."""
         if isinstance(mask, Image.Image):
-            mask = torch.from_numpy(np.asarray(rgba("mask", mask).convert("L")).copy())[None].float() / 255
+            mask = torch.from_numpy(read_mask(mask))[None]
         if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():
             raise ValueError(f"mask: expected (1, H, W), got {tuple(mask.shape)}")
-        grey = int((~((mask.float() - mask.round().clamp(0, 1)).abs() <= GREY)).sum())  # NaN too
-        if grey:
-            raise ValueError(f"mask: {grey} of {mask.numel()} pixels are neither black (0) nor white (1)")
-        return _resize(mask.float(), self.size)
+        outside = int((~((mask >= 0) & (mask <= 1))).sum())  # NaN too
+        if outside:
+            raise ValueError(f"mask: {outside} of {mask.numel()} pixels are not between black (0) and white (1)")
+        hole = (_resize(mask.float(), self.size) >= 0.5).float()
+        check_hole(float(hole.mean()))
+        return hole
 
 
 @dataclass(frozen=True)
@@ -269,8 +272,8 @@ def _broadcast(**columns: Any) -> list[list[Any]]:
 
 
 def _width_and_height(picture: Picture) -> tuple[int, int]:
-    """(W, H) in pixels."""
-    return picture.size if isinstance(picture, Image.Image) else (picture.shape[-1], picture.shape[-2])
+    """(W, H) in pixels, of a photo once it is upright."""
+    return upright_size(picture) if isinstance(picture, Image.Image) else (picture.shape[-1], picture.shape[-2])
 
 
 def _resize(image: Tensor, size: int) -> Tensor:

@@ -21,12 +21,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mtdiff.data.mixture import Mixture
-from mtdiff.data.pictures import Unreadable, fitted, opened, rgb
 from mtdiff.data.tables.checker import checked, problems
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, Part
-from mtdiff.data.tables.source import TableSource
+from mtdiff.data.tables.source import TableSource, crop_to
 from mtdiff.data.tables.table import Unavailable, held_out
+from mtdiff.pictures import Unreadable, open_picture, to_rgb
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
@@ -68,7 +68,7 @@ def test_a_folder_is_read_as_datasets_reads_it(tmp_path: Path) -> None:
         ours = table.row("train", i).columns
         for name, value in row.items():
             if isinstance(value, Image.Image):
-                assert np.array_equal(np.asarray(value), np.asarray(rgb(opened(ours[name]))))
+                assert np.array_equal(np.asarray(value), np.asarray(to_rgb(open_picture(ours[name]))))
             else:
                 assert value == ours[name]
 
@@ -166,30 +166,30 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
 def test_the_largest_centred_square_is_taken() -> None:
     wide = Image.new("RGB", (64, 32), "red")
     wide.paste(Image.new("RGB", (32, 32), "blue"), (16, 0))
-    assert torch.equal(fitted(wide, 16, 16), fitted(Image.new("RGB", (16, 16), "blue"), 16, 16))
+    assert torch.equal(crop_to(wide, 16, 16), crop_to(Image.new("RGB", (16, 16), "blue"), 16, 16))
     same = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    assert np.array_equal(fitted(same, 16, 16).permute(1, 2, 0).numpy(), np.asarray(same))
+    assert np.array_equal(crop_to(same, 16, 16).permute(1, 2, 0).numpy(), np.asarray(same))
 
 
 def test_transparency_is_white_and_exif_turns() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert rgb(opened(encoded(clear))).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(open_picture(encoded(clear))).getpixel((0, 0)) == (255, 255, 255)
     turned = picture(5, 48, 32)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(file := BytesIO(), "JPEG", exif=exif)
-    assert rgb(opened(file.getvalue())).size == (32, 48)
+    assert to_rgb(open_picture(file.getvalue())).size == (32, 48)
 
 
 def test_pictures_of_sixteen_bits_keep_their_range() -> None:
     grey = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
-    shown = rgb(opened(encoded(grey)))
+    shown = to_rgb(open_picture(encoded(grey)))
     assert [shown.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (128, 128, 128), (255, 255, 255)]
     wide = Image.fromarray(np.array([[0, 2**20]], np.int32))
     with pytest.raises(Unreadable, match="more than 16 bits"):
-        rgb(opened(encoded(wide, "TIFF")))
+        to_rgb(open_picture(encoded(wide, "TIFF")))
     with pytest.raises(Unreadable, match="floating-point"):
-        rgb(opened(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")))
+        to_rgb(open_picture(encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -199,12 +199,12 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     file = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     file += b"\x00\x00\x00\x00IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
     with pytest.raises(Unreadable, match="10000 x 10000 pixels, more than max_pixels=50000000"):
-        opened(file, 50_000_000)
+        open_picture(file, 50_000_000)
 
 
 def test_other_formats_are_not_tried() -> None:
     with pytest.raises(Unreadable, match="not a picture"):
-        opened(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+        open_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
 
 
 # What cannot be read

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader
 
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Mixture, RunningBatchSampler
-from mtdiff.data.pictures import opened, rgb
 from mtdiff.data.tables import shards
 from mtdiff.data.tables.convert import Samples, write_index, write_shards
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.shards import Shards, described
 from mtdiff.data.tables.source import WINDOW, TableSource
 from mtdiff.data.tables.table import Unavailable
+from mtdiff.pictures import open_picture, to_rgb
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import SPLITS, Batch, Need, Split
@@ -111,7 +111,7 @@ def test_shards_of_others_are_indexed(tmp_path: Path) -> None:
     for i in range(10):
         row = table.row("train", i).columns
         assert row["caption"] == f"picture {i}"
-        assert rgb(opened(row["image"])).size == (48, 32)
+        assert to_rgb(open_picture(row["image"])).size == (48, 32)
     source = TableSource(caption=str(tmp_path), size=16)
     assert sum(source.size("caption", s) for s in SPLITS) == 10
     assert min(source.size("caption", s) for s in SPLITS) >= 1

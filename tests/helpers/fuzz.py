@@ -32,7 +32,8 @@ from mtdiff.data.tables.convert import write_index
 from mtdiff.data.tables.shards import INDEX
 from mtdiff.data.tables.source import TableSource
 from mtdiff.errors import RunError
-from mtdiff.files import read_picture, read_yaml
+from mtdiff.files import read_yaml
+from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result, Row
 from mtdiff.results.render import html, latex, markdown
 from mtdiff.results.table import summarise
@@ -235,7 +236,7 @@ class Loaders:
 
     def picture(self, rng: Rng) -> None:
         ending = list(FORMATS)[int(rng.integers(len(FORMATS)))]
-        read_picture("image", self.written(f"picture.{ending}", self.pictures[ending], rng))
+        load_picture("image", self.written(f"picture.{ending}", self.pictures[ending], rng))
 
     def rows(self, rng: Rng) -> None:
         read_rows(self.written("metrics.csv", b"epoch,loss,step\n0,0.5,1\n0,0.25,2\n,0.125,3\n", rng))

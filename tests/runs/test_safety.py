@@ -26,7 +26,8 @@ from mtdiff import load_run
 from mtdiff.backbones.stable_diffusion import load
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
-from mtdiff.files import read_json, read_picture, read_yaml, within
+from mtdiff.files import read_json, read_yaml, within
+from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.load import Model
@@ -419,7 +420,7 @@ TEXT_BOMB = b"zTXt" + b"note\0\0" + zlib.compress(b"x" * 200_000_000, 9)
 def test_pictures_that_unpack_to_gigabytes(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(data)
     with pytest.raises(ValueError, match=r"\Aimage=[^\n]+\Z"):
-        read_picture("image", tmp_path / "bomb.png")
+        load_picture("image", tmp_path / "bomb.png")
 
 
 def test_nor_by_the_library_face(model: Model, tmp_path: Path) -> None:

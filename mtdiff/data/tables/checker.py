@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.table import Table as Printed
 
 from mtdiff.data.buckets import nearest
-from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.source import Source
 from mtdiff.data.tables.source import TableSource
+from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.rng import numpy_rng
 from mtdiff.types import SPLITS, Need, Split
 
@@ -63,7 +63,7 @@ def finding(source: Source, need: Need, split: Split, index: int) -> Finding:
         record = source.made(need, split, row, rng)
     except Unreadable as error:
         return Finding(index, reason=str(error))
-    image = opened(row.columns[source.roles[need, split]["image"]], source.max_pixels)
+    image = open_picture(row.columns[source.roles[need, split]["image"]], source.max_pixels)
     return Finding(index, upright_size(image), not record.caption)
 
 

@@ -9,11 +9,11 @@ import fsspec
 from PIL import Image
 from torch import Tensor
 
-from mtdiff.data.pictures import Unreadable, opened
 from mtdiff.data.source import Source
 from mtdiff.data.tables.shards import FORMAT, INDEX, described, indexed
 from mtdiff.data.tables.source import TableSource
 from mtdiff.data.tables.table import Table, missing_extra
+from mtdiff.pictures import Unreadable, picture_ending
 from mtdiff.rng import numpy_rng
 from mtdiff.types import SPLITS, Need, Record, Split
 
@@ -72,16 +72,10 @@ def files(sample: Sample) -> dict[str, bytes] | None:
     pictures = {name: value for name, value in sample.items() if isinstance(value, bytes)}
     texts = {name: value for name, value in sample.items() if not isinstance(value, bytes)}
     try:
-        found = {f"{name}.{suffix(value)}": value for name, value in pictures.items()}
+        found = {f"{name}.{picture_ending(value)}": value for name, value in pictures.items()}
     except Unreadable:
         return None
     return {**found, "json": json.dumps(texts, ensure_ascii=False, default=str).encode()}
-
-
-def suffix(data: bytes) -> str:
-    """The suffix of a picture file, from its first bytes."""
-    kind = str(opened(data, max_pixels=2**62).format).lower()
-    return "jpg" if kind == "jpeg" else kind
 
 
 def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 128) -> dict[str, int]:

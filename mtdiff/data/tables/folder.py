@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.tables.table import SPLIT_NAMES, Row, Table, held_out, split_named
+from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 METADATA = "metadata.jsonl"
@@ -70,7 +70,7 @@ class Folder(Table):
             raise Unreadable(f"no picture in {column}")
         try:
             with _place(path.parent, value).open("rb") as file:
-                return upright_size(opened(file, max_pixels=2**62))
+                return upright_size(open_picture(file, max_pixels=2**62))
         except OSError as error:
             raise Unreadable(f"{value}: {error.strerror or error}") from None
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.data.pictures import Unreadable
 from mtdiff.data.tables.table import SPLIT_NAMES, Row, Table, held_out, missing_extra
+from mtdiff.pictures import Unreadable
 from mtdiff.types import SPLITS, Split
 
 SLICE = re.compile(r"(?P<name>[\w.-]+)(\[(?P<first>\d*):(?P<last>\d*)\])?")

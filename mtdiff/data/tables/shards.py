@@ -22,8 +22,8 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.data.tables.table import Row, Table, Unavailable, held_out, split_named
+from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 INDEX = "index.json"
@@ -307,6 +307,6 @@ def described(name: str, file: Any) -> dict[str, list[Any]]:
 
 def _size(file: Any) -> list[int] | None:
     try:
-        return list(upright_size(opened(file, max_pixels=2**62)))
+        return list(upright_size(open_picture(file, max_pixels=2**62)))
     except Unreadable:
         return None

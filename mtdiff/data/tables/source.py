@@ -16,15 +16,16 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mtdiff.data.buckets import Shape, filled, nearest, shapes
-from mtdiff.data.pictures import MAX_PIXELS, Unreadable, fitted, opened, rgb
 from mtdiff.data.source import Source
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, is_saved
 from mtdiff.data.tables.shards import INDEX, Shards
 from mtdiff.data.tables.table import Row, Table, Unavailable, text_of
+from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
 from mtdiff.types import SPLITS, Need, Record, Split
 
 log = logging.getLogger(__name__)
@@ -134,10 +135,10 @@ class TableSource(Source):
         for role in roles:
             if not isinstance(cells.get(role), bytes):
                 raise Unreadable(f"no picture for the {role}")
-            images.append(rgb(opened(cells[role], self.max_pixels)))
+            images.append(to_rgb(open_picture(cells[role], self.max_pixels)))
         if len({image.size for image in images}) > 1:
             raise Unreadable(f"pictures of different sizes, {' and '.join(f'{i.width}x{i.height}' for i in images)}")
-        return [fitted(image, *self.shape) for image in images]
+        return [crop_to(image, *self.shape) for image in images]
 
     def buckets(self) -> Sequence[Source]:
         """One source for each of `shapes` that holds records; only headers are read."""
@@ -192,6 +193,16 @@ class InBucket(Source):
         place[self.rows[need]] = np.arange(len(self.rows[need]))
         order = place[self.source.order(need, split, rng)]
         return order[order >= 0]
+
+
+def crop_to(image: Image.Image, height: int, width: int) -> Tensor:
+    """(3, height, width) uint8: the largest centred part of that shape, resized (bicubic, antialiased)."""
+    scale = min(image.width / width, image.height / height)  # pixels of the picture to one of the result
+    cut_width, cut_height = min(image.width, round(width * scale)), min(image.height, round(height * scale))
+    left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
+    cut = image.crop((left, top, left + cut_width, top + cut_height))  # nothing beside it bleeds in
+    resized = cut.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
 
 def drawn(value: Any, rng: np.random.Generator) -> str:

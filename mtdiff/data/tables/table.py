@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from mtdiff.data.pictures import Unreadable, opened, upright_size
 from mtdiff.errors import RunError
+from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -73,7 +73,7 @@ class Table(ABC):
         cell = self.row(split, index).columns.get(column)
         if not isinstance(cell, bytes):
             raise Unreadable(f"no picture in {column}")
-        return upright_size(opened(cell, max_pixels=2**62))
+        return upright_size(open_picture(cell, max_pixels=2**62))
 
     def runs(self, split: Split) -> Sequence[int]:
         """Sizes of the parts that lie together, in order; an epoch keeps near to them. One part unless it matters."""
