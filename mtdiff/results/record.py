@@ -4,7 +4,6 @@ What is missing is null, never a number: a row without a value says why in `reas
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any, Literal, Self, get_args
 from mtdiff.files import MEGABYTE, read_json, write_atomically
 
 SCHEMA = 1
+LARGEST = 1e60  # of a number: beyond, squares of squares, which intervals take, have no place in 64 bits
 RUN = "run"  # the `model` of a row that judges the run's own outputs
 Direction = Literal["lower", "higher"]
 Status = Literal["complete", "failed", "interrupted"]
@@ -135,7 +135,7 @@ class Kind:
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= LARGEST
 
 
 def _is_count(x: Any) -> bool:
@@ -270,19 +270,19 @@ def on_one_line(mapping: str, width: int = 100) -> str:
 
 
 def _measured(row: Row) -> Row:
-    """The row itself, or without a value and with the reason where its value is not finite."""
-    if row.value is None or math.isfinite(row.value):
+    """The row itself, or without a value and with the reason where its value is no number that can be compared."""
+    if row.value is None or abs(row.value) <= LARGEST:
         return row
     return replace(row, value=None, low=None, high=None, reason=row.reason or f"the value was {row.value}")
 
 
 def _cleaned(value: Any) -> Any:
-    """Plain JSON values; a number that is not finite becomes null."""
+    """Plain JSON values; a number that is not finite, or too large, becomes null."""
     if isinstance(value, Mapping):
         return {str(k): _cleaned(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_cleaned(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST:
         return None
     return value
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 
+from mtdiff.results.escape import escape_html, escape_latex, escape_markdown
 from mtdiff.results.table import Cell, Cost, Line, Table
 
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -50,8 +50,8 @@ class Aside:
 
 
 def number(x: float) -> str:
-    """Three decimals at the size of a cosine; more below, fewer above."""
-    if x != 0 and abs(x) < 0.1:
+    """Three decimals at the size of a cosine; more below, fewer above, and never a line of digits."""
+    if x != 0 and not 0.1 <= abs(x) < 1e6:
         return f"{x:.3g}"
     return f"{x:.3f}" if abs(x) < 10 else f"{x:.2f}"
 
@@ -89,11 +89,6 @@ def texts(cell: Cell) -> tuple[str, str]:
 # Markdown
 
 
-def plain(text: str) -> str:
-    """Safe inside a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
-
-
 def markdown_cell(cell: Cell, footnote: Footnotes) -> str:
     value, bounds = texts(cell)
     value = f"**{value}**" if cell.best else value
@@ -106,7 +101,7 @@ def markdown(table: Table, asides: Sequence[Aside] = ()) -> str:
     footnote = Footnotes()
     head = [
         "",
-        *(f"{plain(c.task)}<br>{plain(c.metric)} {ARROWS[c.direction]}" for c in table.columns),
+        *(f"{escape_markdown(c.task)}<br>{escape_markdown(c.metric)} {ARROWS[c.direction]}" for c in table.columns),
         "seeds",
         *COSTS,
     ]
@@ -115,9 +110,9 @@ def markdown(table: Table, asides: Sequence[Aside] = ()) -> str:
         if line.reference and not (before and before.reference):
             rows.append(["*references*", *["―"] * (len(head) - 1)])
         cells = [markdown_cell(cell, footnote) for cell in line.cells]
-        rows.append([plain(line.label), *cells, seeds(line), *costs(line.cost)])
-    notes = "\n".join(f"- {plain(note)}" for note in table.notes)
-    reasons = "\n".join(f"[^{i}]: {plain(text)}" for i, text in enumerate(footnote.texts, 1))
+        rows.append([escape_markdown(line.label), *cells, seeds(line), *costs(line.cost)])
+    notes = "\n".join(f"- {escape_markdown(note)}" for note in table.notes)
+    reasons = "\n".join(f"[^{i}]: {escape_markdown(text)}" for i, text in enumerate(footnote.texts, 1))
     parts = [_markdown_rows(rows), LEGEND, notes, reasons, *(_markdown_aside(aside) for aside in asides)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -127,10 +122,10 @@ def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown_aside(aside: Aside) -> str:
-    rule = [":--", *["--:"] * (len(aside.head) - 1)]
-    rows = [rule, *([plain(cell) for cell in row] for row in aside.rows)]
-    notes = "\n".join(f"- {plain(note)}" for note in aside.notes)
-    return f"## {aside.title}\n\n{_markdown_rows([[plain(h) for h in aside.head], *rows])}\n\n{notes}".rstrip()
+    head, *rows = ([escape_markdown(cell) for cell in row] for row in [aside.head, *aside.rows])
+    table = _markdown_rows([head, [":--", *["--:"] * (len(head) - 1)], *rows])
+    notes = "\n".join(f"- {escape_markdown(note)}" for note in aside.notes)
+    return f"## {escape_markdown(aside.title)}\n\n{table}\n\n{notes}".rstrip()
 
 
 # HTML
@@ -140,16 +135,16 @@ def html_cell(cell: Cell, footnote: Footnotes) -> str:
     value, bounds = texts(cell)
     value = f"<b>{value}</b>" if cell.best else value
     missing = cell.reason or cell.note
-    mark = f'<sup title="{escape(missing)}">{footnote(missing)}</sup>' if missing else ""
+    mark = f'<sup title="{escape_html(missing)}">{footnote(missing)}</sup>' if missing else ""
     title = f' title="{cell.n} examples, {cell.seeds} runs"' if cell.interval else ""
     return f"<td{title}>{value}{mark}" + (f"<br><small>{bounds}</small>" if bounds else "") + "</td>"
 
 
 def html_head(table: Table) -> str:
     tasks = list(dict.fromkeys(c.task for c in table.columns))
-    spans = [(escape(t), sum(c.task == t for c in table.columns)) for t in tasks]
+    spans = [(escape_html(t), sum(c.task == t for c in table.columns)) for t in tasks]
     above = "".join(f'<th colspan="{n}">{t}</th>' for t, n in [("", 1), *spans, ("", 1), ("cost", len(COSTS))])
-    names = [f"{escape(c.metric)} {ARROWS[c.direction]}" for c in table.columns]
+    names = [f"{escape_html(c.metric)} {ARROWS[c.direction]}" for c in table.columns]
     below = "".join(f"<th>{name}</th>" for name in ["", *names, "seeds", *COSTS])
     return f"<thead><tr>{above}</tr>\n<tr>{below}</tr></thead>"
 
@@ -157,7 +152,7 @@ def html_head(table: Table) -> str:
 def html_line(line: Line, footnote: Footnotes) -> str:
     cells = "".join(html_cell(cell, footnote) for cell in line.cells)
     rest = "".join(f"<td>{text}</td>" for text in [seeds(line), *costs(line.cost)])
-    return f"<tr><th>{escape(line.label)}</th>{cells}{rest}</tr>"
+    return f"<tr><th>{escape_html(line.label)}</th>{cells}{rest}</tr>"
 
 
 def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
@@ -165,11 +160,11 @@ def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
     footnote = Footnotes()
     parts = [[line for line in table.lines if line.reference is apart] for apart in (False, True)]
     bodies = ["<tbody>" + "\n".join(html_line(line, footnote) for line in part) + "</tbody>" for part in parts if part]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    reasons = "".join(f"<li>{escape(text)}</li>" for text in footnote.texts)
+    notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
+    reasons = "".join(f"<li>{escape_html(text)}</li>" for text in footnote.texts)
     body = [
         f"<table>{html_head(table)}\n" + "\n".join(bodies) + "</table>",
-        f"<p>{escape(LEGEND)}</p>",
+        f"<p>{escape_html(LEGEND)}</p>",
         f"<ul>{notes}</ul>" if notes else "",
         f"<ol>{reasons}</ol>" if reasons else "",
         *(html_aside(aside) for aside in asides),
@@ -179,13 +174,13 @@ def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
 
 def html_aside(aside: Aside) -> str:
     def row(tags: Sequence[str], cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{t}>{escape(c)}</{t}>" for t, c in zip(tags, cells, strict=True)) + "</tr>"
+        return "<tr>" + "".join(f"<{t}>{escape_html(c)}</{t}>" for t, c in zip(tags, cells, strict=True)) + "</tr>"
 
     heads, body = ["th"] * len(aside.head), ["th", *["td"] * (len(aside.head) - 1)]
     rows = "\n".join(row(body, cells) for cells in aside.rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in aside.notes)
+    notes = "".join(f"<li>{escape_html(note)}</li>" for note in aside.notes)
     table = f"<table><thead>{row(heads, aside.head)}</thead>\n<tbody>{rows}</tbody></table>"
-    return f"<h2>{escape(aside.title)}</h2>\n{table}\n" + (f"<ul>{notes}</ul>" if notes else "")
+    return f"<h2>{escape_html(aside.title)}</h2>\n{table}\n" + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def html(table: Table, asides: Sequence[Aside] = ()) -> str:
@@ -195,25 +190,9 @@ def html(table: Table, asides: Sequence[Aside] = ()) -> str:
 
 # LaTeX
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "≈": r"$\approx$",
-    "–": "--",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-}
-
-
-def tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(_SPECIAL.get(c, c) for c in text)
-
 
 def latex_cell(cell: Cell, footnote: Footnotes) -> str:
-    value, bounds = (tex(text) for text in texts(cell))
+    value, bounds = (escape_latex(text) for text in texts(cell))
     value = rf"\textbf{{{value}}}" if cell.best else value
     missing = cell.reason or cell.note
     mark = rf"\textsuperscript{{{footnote(missing)}}}" if missing else ""
@@ -225,24 +204,26 @@ def latex(table: Table, asides: Sequence[Aside] = ()) -> str:
     footnote = Footnotes()
     tasks = list(dict.fromkeys(c.task for c in table.columns))
     spans = [sum(c.task == task for c in table.columns) for task in tasks]
-    above = ["", *(rf"\multicolumn{{{n}}}{{c}}{{{tex(t)}}}" for t, n in zip(tasks, spans, strict=True))]
+    above = ["", *(rf"\multicolumn{{{n}}}{{c}}{{{escape_latex(t)}}}" for t, n in zip(tasks, spans, strict=True))]
     above += ["", rf"\multicolumn{{{len(COSTS)}}}{{c}}{{cost}}"]
     starts = [2 + sum(spans[:i]) for i in range(len(spans))]
     rules = [rf"\cmidrule(lr){{{a}-{a + n - 1}}}" for a, n in zip(starts, spans, strict=True)]
-    names = ["", *(tex(f"{c.metric} {ARROWS[c.direction]}") for c in table.columns), "seeds", *COSTS]
+    names = ["", *(escape_latex(f"{c.metric} {ARROWS[c.direction]}") for c in table.columns), "seeds", *COSTS]
     rows: list[list[str] | str] = [above, " ".join(rules), names, r"\midrule"]
     for before, line in zip([None, *table.lines], table.lines, strict=False):
         if before is not None and line.reference and not before.reference:
             rows.append(r"\midrule")
         cells = [latex_cell(cell, footnote) for cell in line.cells]
-        rows.append([tex(line.label), *cells, tex(seeds(line)), *costs(line.cost)])
-    reasons = " ".join(rf"\textsuperscript{{{i}}} {tex(text)}." for i, text in enumerate(footnote.texts, 1))
-    caption = " ".join(part for part in (tex(LEGEND), *(tex(note) for note in table.notes), reasons) if part)
+        rows.append([escape_latex(line.label), *cells, escape_latex(seeds(line)), *costs(line.cost)])
+    reasons = " ".join(rf"\textsuperscript{{{i}}} {escape_latex(text)}." for i, text in enumerate(footnote.texts, 1))
+    caption = " ".join(
+        part for part in (escape_latex(LEGEND), *(escape_latex(note) for note in table.notes), reasons) if part
+    )
     parts = [_latex_float(rows, len(names), caption)]
     for aside in asides:
-        body: list[list[str] | str] = [[tex(h) for h in aside.head], r"\midrule"]
-        body += [[tex(cell) for cell in row] for row in aside.rows]
-        parts.append(_latex_float(body, len(aside.head), tex(". ".join([aside.title, *aside.notes]))))
+        body: list[list[str] | str] = [[escape_latex(h) for h in aside.head], r"\midrule"]
+        body += [[escape_latex(cell) for cell in row] for row in aside.rows]
+        parts.append(_latex_float(body, len(aside.head), escape_latex(". ".join([aside.title, *aside.notes]))))
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(parts)
 
 
