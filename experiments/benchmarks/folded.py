@@ -15,7 +15,7 @@ from mtdiff.methods.mtu import MTU
 from mtdiff.methods.untouched import Untouched
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.runs.export import arrange_input
-from mtdiff.runs.load import Takes
+from mtdiff.runs.model import Takes
 
 TAKES = {"text_to_image": Takes(False, True, False), "edit": Takes(True, True, False)}
 

@@ -18,7 +18,7 @@ from torch import nn
 from mtdiff.backbones.stable_diffusion import StableDiffusion
 from mtdiff.methods.base import CannotFold
 from mtdiff.model.sampling import make_scheduler
-from mtdiff.runs.load import Model, Takes
+from mtdiff.runs.model import Model, Takes
 
 
 def pipeline_name(takes: Takes) -> str:

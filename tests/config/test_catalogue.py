@@ -30,7 +30,7 @@ from mtdiff.config.schema import construct
 from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result, Row
 from mtdiff.runs.checks import check_constructors
-from mtdiff.runs.load import Model
+from mtdiff.runs.model import Model
 
 ROOT = Path(__file__).parents[2]
 

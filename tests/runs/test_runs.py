@@ -22,7 +22,7 @@ from mtdiff.model.painter import first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.rng import torch_rng
 from mtdiff.runs.export import export_pipeline
-from mtdiff.runs.load import Model
+from mtdiff.runs.model import Model
 from mtdiff.types import Batch
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from mtdiff.files import read_json, read_yaml, within
 from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
-from mtdiff.runs.load import Model
+from mtdiff.runs.model import Model
 from mtdiff.training.checkpoints import WholeFiles
 
 ROOT = Path(__file__).parents[2]
