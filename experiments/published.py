@@ -71,7 +71,7 @@ def evaluated(plain: Mapping[str, Any], device: str, folder: Path) -> tuple[Any,
     for k, task in enumerate(tasks):
         part = batch.task == k
         first = torch.arange(int(part.sum())) < GRID_COLUMNS
-        save_grid(folder / "samples" / f"{task}.png", batch.rows(part), answers[part], first)
+        save_grid(folder / "samples" / f"{task}.png", batch.rows(part), answers[part], first, root=folder)
     write_evaluation(folder, rows)
     return pipeline, rows
 

@@ -1,19 +1,26 @@
-"""Files that someone else may have written, read within bounds; and files to be written, checked before the work.
+"""Files of others, which are read within bounds; and files of run folders, which are written without following links.
 
-Whatever is wrong with a file is a ValueError of one line that names it. No torch here.
+Whatever is wrong with a file that is read is a ValueError of one line that names it. No torch here.
 """
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 MEGABYTE = 2**20
 DEEPEST = 50  # levels of nesting in JSON and YAML: ours have 8
 HEADER = 8 * MEGABYTE  # of a safetensors file; 40,000 tensors take 4
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+NO_LINK, NO_WAIT, FOLDER = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"))
+BY_HANDLE = NO_LINK != 0 and {os.open, os.mkdir, os.rename, os.unlink} <= os.supports_dir_fd
+LINKED = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # of opening a link (EMLINK on BSD), or a pipe that nobody reads
+UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be told to flush
 
 
 def shown(value: object, most: int = 100) -> str:
@@ -153,18 +160,126 @@ def first_process() -> bool:
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@dataclass(frozen=True)
+class Folder:
+    """A folder that is written to by its handle, so that no link in it is followed, not even one that is set meanwhile.
+
+    handle: a descriptor of the folder; None on systems without such descriptors, where each path is looked at instead.
+    """
+
+    path: Path
+    handle: int | None
+
+    def open(self, name: str, flags: int) -> int:
+        """A descriptor of an ordinary file without a second name. OSError where something else has this name."""
+        path = self.path / name
+        if self.handle is None and path.is_symlink():
+            raise refuse_link(path)
+        try:
+            place = path if self.handle is None else name
+            descriptor = os.open(place, flags | NO_LINK | NO_WAIT, 0o666, dir_fd=self.handle)
+        except OSError as error:
+            raise refuse_link(path) if error.errno in LINKED else error from None
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(descriptor)
+            raise refuse_link(path)
+        return descriptor
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """A new file, in place of what a killed process left under this name; removed again where writing fails."""
+        self.remove(name)
+        try:
+            with os.fdopen(self.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+                yield file
+                file.flush()
+                flush(file.fileno())
+        except BaseException:
+            self.remove(name)
+            raise
+
+    def rename(self, name: str, to: str) -> None:
+        old, new = (name, to) if self.handle is not None else (self.path / name, self.path / to)
+        os.replace(old, new, src_dir_fd=self.handle, dst_dir_fd=self.handle)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(name if self.handle is not None else self.path / name, dir_fd=self.handle)
+
+
+@contextmanager
+def hold_folder(root: Path, below: PurePath | str = "") -> Iterator[Folder]:
+    """The folder `below` the root of a run, made where it is missing. OSError where a part of `below` is a link.
+
+    The root itself is the user's choice: it may be a link, or lie behind one.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    path, handle = root, os.open(root, os.O_RDONLY | FOLDER) if BY_HANDLE else None
     try:
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        for part in PurePath(below).parts:
+            path = path / part
+            if part == ".." or (handle is None and path.is_symlink()):
+                raise refuse_link(path)
+            with suppress(FileExistsError):
+                os.mkdir(path if handle is None else part, dir_fd=handle)
+            if handle is not None:
+                handle = _enter(handle, part, path)
+        yield Folder(path, handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _enter(handle: int, name: str, path: Path) -> int:
+    """The handle of a folder inside of another, whose own handle is closed."""
+    try:
+        inner = os.open(name, os.O_RDONLY | FOLDER | NO_LINK, dir_fd=handle)
+    except OSError as error:
+        raise refuse_link(path) if error.errno in (*LINKED, errno.ENOTDIR) else error from None
+    os.close(handle)
+    return inner
+
+
+def refuse_link(path: Path) -> OSError:
+    return OSError(errno.ELOOP, "is a link or no ordinary file, nothing is written there", str(path))
+
+
+def flush(descriptor: int) -> None:
+    """What was written reaches the disk, on file systems that can be asked to."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+@contextmanager
+def replace_file(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to be written beside `path`, flushed and renamed at the end: a reader sees the old file or the new one.
+
+    root: the run folder, below which no folder may be a link; None: the file's own folder.
+    """
+    root = path.parent if root is None else root
+    with hold_folder(root, path.parent.relative_to(root)) as folder:
+        temporary = f".{path.name}.{os.getpid()}.tmp"
+        with folder.create(temporary) as file:
+            yield file
+        folder.rename(temporary, path.name)
+
+
+def write_atomically(path: Path, content: str | bytes, root: Path | None = None) -> None:
+    """Write a whole file or nothing, see `replace_file`."""
+    with replace_file(path, root) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write at the end of a file of a run folder."""
+    with hold_folder(path.parent) as folder:
+        descriptor = folder.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text.encode())
 
 
 def check_writable(key: str, path: str | Path, endings: Iterable[str] = ()) -> Path:
@@ -193,6 +308,9 @@ def check_folder(key: str, path: str | Path) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a folder that is written to, where one of its files leads out of it. It need not exist."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        within(folder, path.name)
+    """Refuse a folder that is written to, where a link in it, at any depth, leads out of it. It need not exist."""
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            if path.is_symlink():
+                within(folder, str(path.relative_to(folder)))

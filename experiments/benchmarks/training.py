@@ -20,7 +20,7 @@ from mtdiff.data.mixture import Mixture
 from mtdiff.runs.experiment import MIXED_DTYPES, Experiment, train
 from mtdiff.training import encodings
 from mtdiff.training.cache import Cache
-from mtdiff.training.checkpoints import Checkpoints, listed
+from mtdiff.training.checkpoints import Checkpoints, list_checkpoints
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import trainer_arguments
 from mtdiff.training.signals import Signals
@@ -180,6 +180,6 @@ def checkpoints(run: Experiment, folder: Path, every: int, how: How, turns: int)
         with Signals() as signals, patch.object(Checkpoints, "save", timed):
             train(replace(run, folder=fresh), signals)
         seconds["steps between"].append(every * per_step(stamps))
-        size = listed(fresh / "checkpoints")[0].stat().st_size
+        size = list_checkpoints(fresh / "checkpoints")[0].stat().st_size
     bar = Bar("save", "steps between", "time", most=0.03)
     return Comparison("checkpoints", f"one every {every} steps", seconds, (bar,), {"megabytes": size / 1e6})

@@ -5,6 +5,7 @@ Everything here is told by plain objects; the configuration is only carried into
 
 import copy
 import csv
+import io
 import json
 import logging
 import time
@@ -18,15 +19,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.config.settings import Evaluation, Training
 from mtdiff.data.module import MixtureModule
 from mtdiff.errors import Interrupted, RunError, one_line
-from mtdiff.files import write_atomically
+from mtdiff.files import reason, write_atomically
 from mtdiff.metrics.quality import Judge
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter, first_noise
@@ -36,7 +36,7 @@ from mtdiff.runs.adapter import identity
 from mtdiff.runs.evaluation import Trivial, baseline_rows, draw_batches, judge_rows
 from mtdiff.runs.method_report import Origin, report_method, report_training
 from mtdiff.training.callbacks import EMA, SampleGrid, save_grid
-from mtdiff.training.checkpoints import Checkpoints, WholeFiles, newest, seed_everywhere, step_of
+from mtdiff.training.checkpoints import Checkpoints, WholeFiles, find_newest, seed_everywhere, step_of
 from mtdiff.training.faults import Finite
 from mtdiff.training.loggers import EVALUATION, HURRY, Rows, cells, close, publish, read_rows, wandb_logger
 from mtdiff.training.memory import advise, within_memory
@@ -87,7 +87,7 @@ class Experiment:
 def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     """Train to `training.steps`, from the last checkpoint where there is one. Returns the seconds spent in all."""
     seed_everywhere(run.module.seed)
-    last = newest(run.folder / "checkpoints")
+    last = find_newest(run.folder / "checkpoints")
     checkpoints = Checkpoints(run.folder / "checkpoints", run.training.save_every, signals)
     trainer = lightning.Trainer(
         **trainer_arguments(run.trainer),
@@ -206,12 +206,10 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]
     if not is_first():
         return tensors
     path = run.folder / "adapter.safetensors"
-    temporary = path.with_name(".adapter.tmp")
     try:
-        save_file(tensors, temporary, metadata={"about": identity(about)})
-    except SafetensorError as error:
-        raise RunError(f"{path}: cannot be written ({error})") from None
-    temporary.replace(path)
+        write_atomically(path, save(tensors, metadata={"about": identity(about)}))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({reason(error)})") from None
     write_atomically(run.folder / "adapter.json", json.dumps(dict(about), indent=1) + "\n")
     return tensors
 
@@ -242,15 +240,15 @@ def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
         part = batch.task == k
         few, drawn = batch.rows(part), answers[part][:GRID_COLUMNS]
         shown = few.rows(torch.arange(len(few)) < GRID_COLUMNS)
-        save_grid(run.folder / "samples" / f"{task}.png", shown, drawn, torch.ones(len(drawn), dtype=torch.bool))
+        path, chosen = run.folder / "samples" / f"{task}.png", torch.ones(len(drawn), dtype=torch.bool)
+        save_grid(path, shown, drawn, chosen, root=run.folder)
 
 
 def write_evaluation(folder: Path, rows: Iterable[Row]) -> None:
     """Evaluation rows beside Lightning's training columns: `evaluation.csv`."""
-    with (folder / "evaluation.csv").open("w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(EVALUATION)
-        writer.writerows(cells(row) for row in rows)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([EVALUATION, *(cells(row) for row in rows)])
+    write_atomically(folder / "evaluation.csv", text.getvalue())
 
 
 def execute(run: Experiment, result: Result, about: Mapping[str, Any]) -> Result:

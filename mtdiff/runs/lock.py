@@ -1,5 +1,6 @@
 """A run's folder, held by one process at a time. No torch here."""
 
+import logging
 import os
 import socket
 import time
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtdiff.errors import InUse
-from mtdiff.files import first_process
+from mtdiff.files import first_process, hold_folder, reason, shown
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -21,10 +24,9 @@ def alone(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(folder)
+        descriptor = take_lock(folder)
     except OSError as error:
-        raise ValueError(f"run_dir={folder}: cannot be written ({error.strerror})") from None
+        raise ValueError(f"run_dir={folder}: cannot be written ({reason(error)})") from None
     try:
         yield
     finally:
@@ -42,20 +44,24 @@ def wait_for(folder: Path) -> None:
             time.sleep(0.2)
 
 
-def _locked(folder: Path) -> int:
+def take_lock(folder: Path) -> int:
     """Descriptor of the folder's lock file, with our name in it."""
     import fcntl  # only where runs are made: result files are read on any system
 
     path = folder / ".lock"
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with hold_folder(folder) as held:
+            descriptor = held.open(".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
-            raise InUse(f"run_dir={folder}: in use by {owner}") from None
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise InUse(f"run_dir={folder}: in use by {shown(owner)}") from None
+        except OSError as error:  # a file system without locks
+            log.warning("run_dir=%s: cannot be locked (%s); see to it that no other run uses it", folder, reason(error))
+            return descriptor
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.lstat()):
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return descriptor

@@ -1,5 +1,6 @@
 """What happens around training: EMA of the trained weights, sample grids, loss columns."""
 
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from mtdiff.files import write_atomically
 from mtdiff.training.parallel import gather_tensor, reshard, shard_like
 from mtdiff.types import Batch
 
@@ -82,7 +84,8 @@ class EMA(Callback):
 class SampleGrid(Callback):
     """Every so many steps a picture per task: source, answer and truth of a few fixed examples.
 
-    draw: makes the answers (B, 3, H, W) for the examples. folder: gets `<task>-<step>.png`.
+    draw: makes the answers (B, 3, H, W) for the examples. folder: `samples/training` of a run,
+    gets `<task>-<step>.png`.
     """
 
     def __init__(self, examples: Batch, folder: Path, every: int, draw: Callable[[Batch], Tensor]) -> None:
@@ -108,13 +111,15 @@ class SampleGrid(Callback):
         try:
             for k, task in enumerate(pl_module.tasks):
                 rows = self.examples.task == k
-                save_grid(self.folder / f"{task}-{step:06d}.png", self.examples, answers, rows)
+                path = self.folder / f"{task}-{step:06d}.png"
+                save_grid(path, self.examples, answers, rows, root=self.folder.parents[1])
         except OSError as error:
             log.warning("pictures of step %d cannot be written (%s)", step, error.strerror)
 
 
-def save_grid(path: Path, batch: Batch, answers: Tensor, rows: Tensor) -> None:
-    """Three lines: source (grey where unknown), answer, truth. rows (B,) bool."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_grid(path: Path, batch: Batch, answers: Tensor, rows: Tensor, root: Path) -> None:
+    """Three lines: source (grey where unknown), answer, truth. rows (B,) bool. root: the run's folder."""
     lines = [batch.source[rows].cpu(), answers[rows].cpu(), batch.target[rows].cpu()]
-    save_image(torch.cat(lines).clamp(-1, 1) / 2 + 0.5, path, nrow=int(rows.sum()))
+    picture = io.BytesIO()
+    save_image(torch.cat(lines).clamp(-1, 1) / 2 + 0.5, picture, format="png", nrow=int(rows.sum()))
+    write_atomically(path, picture.getvalue(), root)

@@ -7,7 +7,10 @@ import hashlib
 import logging
 import os
 import random
+import re
 import time
+from contextlib import AbstractContextManager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,13 +22,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import distributed
 
 from mtdiff.errors import RunError
-from mtdiff.files import first_process, reason
+from mtdiff.files import Folder, first_process, hold_folder, reason
 from mtdiff.training.progress import rewind_batch_start
 from mtdiff.training.signals import Signals
 
 log = logging.getLogger(__name__)
 KEPT = 2
 DIGITS = 16  # of the SHA-256 in a file's name: against accidents, not against malice
+NAME = re.compile(rf"step-\d{{1,18}}-[0-9a-f]{{{DIGITS}}}\.ckpt")
+PARTS = ("state_dict", "loops", "optimizer_states", "lr_schedulers", "callbacks", "global_step")  # of Lightning's
 
 
 # Files
@@ -52,11 +57,9 @@ class Hashing:
         pass
 
     def finish(self) -> str:
-        """Everything is on the disk. Returns the checksum."""
+        """The checksum of what has been written. OSError where something could not be."""
         if self.failure is not None:
             raise self.failure
-        self.file.flush()
-        os.fsync(self.file.fileno())
         return self.hash.hexdigest()[:DIGITS]
 
 
@@ -68,56 +71,74 @@ class WholeFiles(CheckpointIO):
 
     def __init__(self) -> None:
         self.failure: OSError | None = None
+        self._warned = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp")
-        self.failure = None
+        path, self.failure = Path(path), None
+        temporary = f".{path.name}.tmp"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                hashing = Hashing(file)
-                torch.save(checkpoint, hashing)  # type: ignore[arg-type]
-                checksum = hashing.finish()
-            temporary.replace(path.with_stem(f"{path.stem}-{checksum}"))
-            flush_folder(path.parent)
+            with hold_checkpoints(path.parent) as folder:
+                with folder.create(temporary) as file:
+                    hashing = Hashing(file)
+                    torch.save(checkpoint, hashing)  # type: ignore[arg-type]
+                    checksum = hashing.finish()
+                folder.rename(temporary, f"{path.stem}-{checksum}{path.suffix}")
+                self._flush_names(folder)
         except OSError as error:
             self.failure = error
-            if path.parent.exists():
-                temporary.unlink(missing_ok=True)
+
+    def _flush_names(self, folder: Folder) -> None:
+        """The new name reaches the disk too, where the file system can do that; the checkpoint is complete anyway."""
+        try:
+            if folder.handle is not None:
+                os.fsync(folder.handle)
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s cannot be flushed (%s): a power cut may cost its last file", folder.path, reason(error))
+            self._warned = True
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint that `newest` has found whole; RunError where it is none of ours."""
+        """A checkpoint that `find_newest` has found whole; RunError where it is none of ours."""
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with open_checkpoint(path) as file:
+                found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever torch's reading of broken bytes runs into
             raise RunError(f"{path}: no checkpoint of numbers and tensors ({reason(error)})") from None
+        missing = [key for key in PARTS if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise RunError(
+                f"{path}: no whole checkpoint of a run, `{missing[0]}` is missing; remove it to go on without"
+            )
+        return found
 
     def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+        with hold_checkpoints(Path(path).parent) as folder:
+            folder.remove(Path(path).name)
 
 
-def flush_folder(folder: Path) -> None:
-    """Names of new files reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def hold_checkpoints(folder: Path) -> AbstractContextManager[Folder]:
+    """The folder of checkpoints inside its run's folder."""
+    return hold_folder(folder.parent, folder.name)
 
 
-def whole(path: Path) -> bool:
+def open_checkpoint(path: Any) -> BufferedReader:
+    """A checkpoint for reading. OSError where it is a link or no ordinary file."""
+    with hold_checkpoints(Path(path).parent) as folder:
+        return os.fdopen(folder.open(Path(path).name, os.O_RDONLY), "rb")
+
+
+def is_whole(path: Path) -> bool:
     """Whether a checkpoint holds what was written."""
     try:
-        with path.open("rb") as file:
+        with open_checkpoint(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
     except OSError:  # put aside by another rank
         return False
     return path.stem.rpartition("-")[2] == found
 
 
-def place(folder: Path) -> tuple[int, int] | None:
-    """Which folder this is, whatever its name: None where there is none."""
+def identify_folder(folder: Path) -> tuple[int, int] | None:
+    """Device and number of a folder, whatever its name: None where there is none."""
     try:
         found = folder.stat()
     except OSError:
@@ -125,7 +146,7 @@ def place(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def held(folder: Path) -> int | None:
+def open_folder(folder: Path) -> int | None:
     """A descriptor of the folder: while it is open no other folder gets this one's number."""
     try:
         return os.open(folder, os.O_RDONLY)
@@ -137,26 +158,29 @@ def step_of(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
-def listed(folder: Path) -> list[Path]:
-    """Checkpoints, the newest first."""
-    return sorted(folder.glob("step-*-*.ckpt"), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True)
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Files that are named like ours, the newest first; others are left alone."""
+    paths = [path for path in folder.glob("step-*.ckpt") if NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda p: (step_of(p), p.lstat().st_mtime_ns), reverse=True)
 
 
-def newest(folder: Path) -> Path | None:
+def find_newest(folder: Path) -> Path | None:
     """The last whole checkpoint; damaged ones are put aside, saying so."""
-    for path in listed(folder):
-        if whole(path):
+    for path in list_checkpoints(folder):
+        if is_whole(path):
             return path
         log.warning("%s is damaged: going on from the one before it", path)
         if first_process():
-            path.rename(path.with_suffix(".damaged"))
+            with hold_checkpoints(folder) as held:
+                held.rename(path.name, path.with_suffix(".damaged").name)
     return None
 
 
-def prune(folder: Path) -> None:
+def prune_checkpoints(folder: Path) -> None:
     """Keep the newest, and remove what a killed process left half written."""
-    for path in (*listed(folder)[KEPT:], *folder.glob(".step-*.tmp")):
-        path.unlink(missing_ok=True)
+    with hold_checkpoints(folder) as held:
+        for path in (*list_checkpoints(folder)[KEPT:], *folder.glob(".step-*.tmp")):
+            held.remove(path.name)
 
 
 # Random states
@@ -169,8 +193,8 @@ def seed_everywhere(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, Any]:
-    """Of torch, NumPy and Python, as plain numbers and tensors."""
+def read_random_state() -> dict[str, Any]:
+    """The random states of torch, NumPy and Python, as plain numbers and tensors."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is kept)
     return {
         "torch": torch.get_rng_state(),
@@ -180,7 +204,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def restore_random(state: dict[str, Any]) -> None:
+def restore_random_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
@@ -190,7 +214,7 @@ def restore_random(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
 
 
-def of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
+def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     if not distributed.is_initialized():
         return [state]
     states: list[Any] = [None] * distributed.get_world_size()
@@ -214,8 +238,8 @@ class Checkpoints(Callback):
         self._step, self._spent, self._began = 0, 0.0, time.monotonic()
         self._restored: int | None = None  # step of the checkpoint that training went on from
         self._random: list[dict[str, Any]] | None = None
-        self._place = place(folder.parent)
-        self._held = held(folder.parent)
+        self._place = identify_folder(folder.parent)
+        self._held = open_folder(folder.parent)
 
     def seconds(self) -> float:
         """Spent in training, by the processes before this one too."""
@@ -229,23 +253,23 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._random is not None:  # not earlier: starting the loaders draws numbers
-            restore_random(self._random[trainer.global_rank % len(self._random)])
+            restore_random_state(self._random[trainer.global_rank % len(self._random)])
             self._random = None
         if trainer.global_step == self._step:  # in the middle of an accumulation
             return
         self._step = trainer.global_step
-        ends = self.ends(trainer)
+        ends = self.must_end(trainer)
         if ends or (self.every is not None and self._step % self.every == 0):
             self.save(trainer)
         if ends:
-            raise self.reason()
+            raise self.explain_end()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        ends = self.ends(trainer)
+        ends = self.must_end(trainer)
         if ends or (self.every is not None and self._restored != trainer.global_step):
             self.save(trainer)
         if ends:
-            raise self.reason()
+            raise self.explain_end()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         self.signals.patient = False
@@ -253,16 +277,16 @@ class Checkpoints(Callback):
             os.close(self._held)
             self._held = None
 
-    def ends(self, trainer: lightning.Trainer) -> bool:
+    def must_end(self, trainer: lightning.Trainer) -> bool:
         """Whether any rank has been asked to end, or has lost the folder."""
-        own = self.signals.received is not None or self.lost()
+        own = self.signals.received is not None or self.has_lost_folder()
         return trainer.strategy.reduce_boolean_decision(own, all=False)
 
-    def lost(self) -> bool:
-        return place(self.folder.parent) != self._place
+    def has_lost_folder(self) -> bool:
+        return identify_folder(self.folder.parent) != self._place
 
-    def reason(self) -> BaseException:
-        if self.lost():
+    def explain_end(self) -> BaseException:
+        if self.has_lost_folder():
             folder = self.folder.parent
             return RunError(
                 f"{folder} vanished; step {self._step} is kept in a new one, where the same command goes on"
@@ -277,16 +301,20 @@ class Checkpoints(Callback):
         if not trainer.is_global_zero:
             return
         if io.failure is None:
-            prune(self.folder)
+            try:
+                prune_checkpoints(self.folder)
+            except OSError as error:
+                log.warning("old checkpoints in %s cannot be removed (%s)", self.folder, reason(error))
             return
-        kept = next((f"that of step {step_of(p)} is kept" for p in listed(self.folder)), "there is none before it")
+        before = (f"that of step {step_of(p)} is kept" for p in list_checkpoints(self.folder))
+        kept = next(before, "there is none before it")
         log.warning("no checkpoint at step %d: %s; %s", trainer.global_step, io.failure, kept)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         rewind_batch_start(checkpoint["loops"]["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds(), "random": of_all_ranks(random_state())}
+        return {"seconds": self.seconds(), "random": gather_states(read_random_state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._spent, self._began = state_dict["seconds"], time.monotonic()

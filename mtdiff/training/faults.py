@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mtdiff.errors import RunError
@@ -87,9 +87,10 @@ class Finite(Callback):
             try:
                 keep(path, {"step": step, **about}, Batch.cat([p.batch for p in wrong or self._parts]))
                 if weights is not None and is_first():
-                    save_file(weights, self.folder / f"step-{step}-weights.safetensors")
+                    place = self.folder / f"step-{step}-weights.safetensors"
+                    write_atomically(place, save(weights), root=self.folder.parent)
                 said += f"; its batch is in {path}"
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 said += f"; its batch could not be kept ({reason(error)})"
         if self.on_nan == "stop":
             raise RunError(said)
@@ -128,11 +129,12 @@ def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple
 
 def keep(path: Path, about: dict[str, Any], batch: Batch) -> None:
     """`step-<n>.json` and `step-<n>.safetensors`: enough to make the batch again with `load`."""
-    path.parent.mkdir(exist_ok=True)
     texts = {f.name: getattr(batch, f.name) for f in fields(Batch) if not isinstance(getattr(batch, f.name), Tensor)}
     tensors = {f.name: getattr(batch, f.name) for f in fields(Batch) if f.name not in texts}
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path.with_suffix(".safetensors"))
-    write_atomically(path, json.dumps({**about, "batch": texts}, indent=1) + "\n")
+    root = path.parents[1]
+    content = save({k: v.cpu().contiguous() for k, v in tensors.items()})
+    write_atomically(path.with_suffix(".safetensors"), content, root)
+    write_atomically(path, json.dumps({**about, "batch": texts}, indent=1) + "\n", root)
 
 
 def trained(module: MultiTaskModule) -> dict[str, Tensor]:

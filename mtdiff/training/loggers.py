@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import queue
+import re
 import secrets
 import threading
 import time
@@ -18,11 +19,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtdiff.files import write_atomically
+from mtdiff.files import MEGABYTE, append_text, hold_folder, read_json, read_text, reason, shown, write_atomically
 from mtdiff.results.record import Result, Row
 
 log = logging.getLogger(__name__)
 HURRY = 5.0  # seconds
+LARGEST = 256 * MEGABYTE  # of a `metrics.csv`: a million steps
 
 
 class Rows(Logger):
@@ -59,14 +61,13 @@ class Rows(Logger):
         except OSError as error:
             self._columns = []
             if not self._failed:
-                log.warning("%s cannot be written (%s); rows wait until it can", self.path, error.strerror)
+                log.warning("%s cannot be written (%s); rows wait until it can", self.path, reason(error))
             self._failed = True
 
     def _write(self) -> None:
         columns = sorted({*self._columns, *self.rows[-1]})
         if self._columns and columns == self._columns:
-            with self.path.open("a", newline="") as file:
-                file.write(table([self.rows[-1]], columns, header=False))
+            append_text(self.path, table([self.rows[-1]], columns, header=False))
             return
         columns = sorted({column for row in self.rows for column in row})
         write_atomically(self.path, table(self.rows, columns))
@@ -86,10 +87,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The whole lines of a `metrics.csv`, without empty cells; a killed process may have left half a line last."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = read_text(path, "CSV", LARGEST)
     complete = text[: text.rfind("\n") + 1]
-    rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(io.StringIO(complete))]
-    return [row for row in rows if row.get("step", "").isdecimal()]
+    try:
+        rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(io.StringIO(complete))]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not CSV ({reason(error)})") from None
+    return [row for row in rows if re.fullmatch(r"\d{1,18}", row.get("step", ""))]
 
 
 class Background(Logger):
@@ -178,11 +182,9 @@ def wandb_logger(folder: Path, options: Mapping[str, Any], patience: float) -> B
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        path = folder / "wandb.json"
-        if not path.exists():
-            write_atomically(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
-        settings = wandb.Settings(init_timeout=patience, finish_timeout=patience)
-        made = WandbLogger(save_dir=folder, id=json.loads(path.read_text())["id"], settings=settings, **options)
+        with hold_folder(folder, "wandb"):  # which is no link
+            settings = wandb.Settings(init_timeout=patience, finish_timeout=patience)
+            made = WandbLogger(save_dir=folder, id=wandb_id(folder / "wandb.json"), settings=settings, **options)
         _ = made.experiment  # starts it
         return made
 
@@ -192,6 +194,17 @@ def wandb_logger(folder: Path, options: Mapping[str, Any], patience: float) -> B
         wandb.finish()
 
     return Background("Weights & Biases", make, finish, patience)
+
+
+def wandb_id(path: Path) -> str:
+    """The id under which the run's curve goes on; the file is made at the run's first start."""
+    if not path.exists():
+        write_atomically(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
+    found = read_json(path)
+    name = found.get("id") if isinstance(found, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9a-z]{1,64}", name):
+        raise ValueError(f"{path}: key `id`: expected lower-case letters and digits, got {shown(name)}")
+    return name
 
 
 # The end of a run

@@ -39,7 +39,7 @@ from mtdiff.results.render import html, latex, markdown
 from mtdiff.results.table import summarise
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.load import build_denoiser, build_tasks, load_run, read_adapter
-from mtdiff.training.checkpoints import WholeFiles, newest, random_state
+from mtdiff.training.checkpoints import WholeFiles, find_newest, read_random_state
 from mtdiff.training.faults import keep, load
 from mtdiff.training.loggers import read_rows
 from mtdiff.types import Batch, Example
@@ -186,7 +186,7 @@ class Loaders:
         self.result = json.loads(json.dumps(asdict(result())))
         self.pictures = {ending: drawn(kind) for ending, kind in FORMATS.items()}
         keep(self.folder / "fault.json", {"step": 1}, batch())
-        torch.save({"state_dict": {"a": torch.ones(9)}, "random": random_state()}, self.folder / "good.ckpt")
+        torch.save({"state_dict": {"a": torch.ones(9)}, "random": read_random_state()}, self.folder / "good.ckpt")
         tarred(self.folder / "shards" / "a.tar")
         write_index(str(self.folder / "shards"))
         names = ("fault.json", "fault.safetensors", "good.ckpt", "shards/a.tar", f"shards/{INDEX}")
@@ -247,7 +247,7 @@ class Loaders:
         WholeFiles().load_checkpoint(path)
         (self.folder / "checkpoints").mkdir(exist_ok=True)
         path.replace(self.folder / "checkpoints" / path.name)
-        if newest(self.folder / "checkpoints") is not None:
+        if find_newest(self.folder / "checkpoints") is not None:
             raise AssertionError("taken for whole")
 
     def fault(self, rng: Rng) -> None:

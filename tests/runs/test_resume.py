@@ -21,7 +21,14 @@ from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, tr
 from mtdiff.data.loader import tells_of_death
 from mtdiff.errors import InUse
 from mtdiff.runs.lock import alone, wait_for
-from mtdiff.training.checkpoints import listed, newest, random_state, restore_random, step_of, whole
+from mtdiff.training.checkpoints import (
+    find_newest,
+    is_whole,
+    list_checkpoints,
+    read_random_state,
+    restore_random_state,
+    step_of,
+)
 from mtdiff.training.loggers import Rows, read_rows
 
 # Where a run is killed, one after the other: each time it gets a little further. Two steps of accumulation make one.
@@ -29,13 +36,13 @@ DEATHS = [
     ("open", ".step-00000003.ckpt"),  # the first checkpoint is begun
     ("os.rename", ".step-00000003.ckpt"),  # it is all there but for its name
     ("os.rename", "metrics.csv"),  # the row of a validation is due, in a new file
-    ("open", "samples/training/edit-000004"),  # among the pictures of step 4
+    ("open", ".edit-000004.png"),  # among the pictures of step 4
     ("open", ".step-00000006.ckpt"),
     ("os.remove", "step-00000003"),  # two are there, and the oldest has to go
     ("open", ".step-00000012.ckpt"),  # training is over
-    ("os.rename", ".adapter.tmp"),
+    ("os.rename", ".adapter.safetensors"),
     ("tiny.record", "test/"),  # in the evaluation
-    ("open", "samples/edit.png"),
+    ("open", ".edit.png"),
     ("os.rename", ".result.json"),
 ]
 
@@ -56,7 +63,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, bytes]]:
 
 def ends(folder: Path) -> dict[str, bytes]:
     """What a finished run leaves: the whole state of training but for its seconds, adapter, rows, and pictures."""
-    (last, *_) = listed(folder / "checkpoints")
+    (last, *_) = list_checkpoints(folder / "checkpoints")
     state = dict(leaves(torch.load(last, weights_only=True)))
     kept = ("metrics.csv", "adapter.safetensors", "evaluation.csv", "samples/edit.png")
     files = {name: (folder / name).read_bytes() for name in kept}
@@ -111,7 +118,7 @@ def test_every_method_goes_on_exactly(case: str, tmp_path: Path) -> None:
     expected = ends(tmp_path / "whole")
     assert not part or part in expected
     assert trained(tmp_path / "run", ("os.rename", "metrics.csv"), **{**SHORT, **options}) == -signal.SIGKILL
-    assert step_of(listed(tmp_path / "run" / "checkpoints")[0]) == 2
+    assert step_of(list_checkpoints(tmp_path / "run" / "checkpoints")[0]) == 2
     assert trained(tmp_path / "run", **{**SHORT, **options}) == 0
     assert differences(tmp_path / "run", expected) == set()
 
@@ -123,7 +130,7 @@ def test_two_processes_go_on_exactly(rank: int, whole_by_two: dict[str, bytes], 
     codes = trained_by_two(tmp_path / "run", {rank: death}, workers=0, **SHORT)
     assert codes[rank] == -signal.SIGKILL
     assert codes[1 - rank] != 0
-    assert step_of(listed(tmp_path / "run" / "checkpoints")[0]) == 2
+    assert step_of(list_checkpoints(tmp_path / "run" / "checkpoints")[0]) == 2
     assert trained_by_two(tmp_path / "run", **SHORT) == [0, 0]
     assert differences(tmp_path / "run", whole_by_two) == set()
 
@@ -156,7 +163,7 @@ def test_signals_end_a_run_in_order(uninterrupted: dict[str, bytes], tmp_path: P
         result = json.loads((run / "result.json").read_text())
         assert (result["status"], result["rows"]) == ("interrupted", [])
         assert result["error"].startswith(f"ended by {number.name}; the same command goes on")
-        steps.append(step_of(listed(run / "checkpoints")[0]))
+        steps.append(step_of(list_checkpoints(run / "checkpoints")[0]))
     assert steps == sorted(steps)
     assert len(list(tmp_path.glob("run-record-*"))) == len(deaths)
     assert trained(run, workers=0, deaths=deaths) == 0
@@ -176,15 +183,15 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     run = tmp_path / "run"
     assert trained(run) == 0
-    last, before = listed(run / "checkpoints")
+    last, before = list_checkpoints(run / "checkpoints")
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes({"cut": content[:-100], "altered": content, "empty": b""}[damage])
-    assert not whole(last)
+    assert not is_whole(last)
     (run / "adapter.safetensors").unlink()
     assert trained(run) == 0
     assert f"{last} is damaged: going on from the one before it" in said(run)
-    assert before in listed(run / "checkpoints")
+    assert before in list_checkpoints(run / "checkpoints")
     assert differences(run, uninterrupted) == set()
 
 
@@ -263,15 +270,15 @@ def test_random_states_return() -> None:
 
     random.gauss(0, 1)
     file = io.BytesIO()
-    torch.save(random_state(), file)
+    torch.save(read_random_state(), file)
     expected = draws()
     file.seek(0)
-    restore_random(torch.load(file, weights_only=True))
+    restore_random_state(torch.load(file, weights_only=True))
     assert draws() == expected
 
 
 def test_newest_of_none(tmp_path: Path) -> None:
-    assert newest(tmp_path / "checkpoints") is None
+    assert find_newest(tmp_path / "checkpoints") is None
 
 
 def test_rows_go_on_without_half_a_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Each attempt is refused in one line. Where an attempt would leave a trace if it ran, the test looks for that trace.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import composing
 import pytest
 import run
 import torch
+from fuzz import batch
 from hydra import initialize_config_dir
 from PIL import Image
 from run_folders import ABOUT, about_changed, copied, make_run
@@ -26,12 +29,16 @@ from mtdiff import load_run
 from mtdiff.backbones.stable_diffusion import load
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
-from mtdiff.files import read_json, read_yaml, within
+from mtdiff.files import hold_folder, read_json, read_yaml, within, write_atomically
 from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
+from mtdiff.runs.lock import alone
 from mtdiff.runs.model import Model
+from mtdiff.training.callbacks import save_grid
 from mtdiff.training.checkpoints import WholeFiles
+from mtdiff.training.faults import keep
+from mtdiff.training.loggers import Rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -312,6 +319,97 @@ def test_a_run_does_not_write_through_links(name: str, there: bool, tmp_path: Pa
         run.one_run(configuration(mine), {"method": "mtu", "backbone": "nano", "data": "emoji"})
     assert target.exists() == there
     assert not there or target.read_text() == "precious"
+
+
+DEEP_LINKS = [
+    "samples/edit.png",
+    "samples/training/edit-000200.png",
+    "wandb/x/y/z",
+    "checkpoints/.step-00000001.ckpt.tmp",
+]
+
+
+@pytest.mark.parametrize("name", DEEP_LINKS)
+def test_nor_through_links_at_any_depth(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{name}: leads out of its folder[^\n]*\Z"):
+        run.one_run(configuration(tmp_path / "run"), {"method": "mtu", "backbone": "nano", "data": "emoji"})
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def log_row(run: Path) -> None:
+    rows = Rows(run / "metrics.csv")
+    for step in range(2):  # the second is appended
+        rows.log_metrics({"loss": 1.0}, step)
+
+
+BLANK = batch()
+WRITERS: dict[str, tuple[list[str], Callable[[Path], object]]] = {
+    "text": (["result.json"], lambda run: write_atomically(run / "result.json", "{}")),
+    "picture": (
+        ["samples", "samples/training", "samples/training/edit-000001.png"],
+        lambda run: save_grid(run / "samples/training/edit-000001.png", BLANK, BLANK.target, BLANK.task == 0, root=run),
+    ),
+    "rows": (["metrics.csv"], log_row),
+    "checkpoint": (
+        ["checkpoints", "checkpoints/.step-00000001.ckpt.tmp"],
+        lambda run: WholeFiles().save_checkpoint({"step": 1}, run / "checkpoints" / "step-00000001.ckpt"),
+    ),
+    "fault": (["faults", "faults/step-1.safetensors"], lambda run: keep(run / "faults" / "step-1.json", {}, BLANK)),
+    "lock": ([".lock"], lambda run: alone(run).__enter__()),
+    "W&B": (["wandb"], lambda run: hold_folder(run, "wandb").__enter__()),
+}
+
+
+@pytest.mark.parametrize("kind", ["link", "link within", "hard link", "pipe"])
+@pytest.mark.parametrize(("writer", "name"), [(w, name) for w, (names, _) in WRITERS.items() for name in names])
+def test_no_writer_follows_a_link_set_after_the_check(writer: str, name: str, kind: str, tmp_path: Path) -> None:
+    """Each writer on its own. It refuses, or puts a file of its own in the place of the link."""
+    run_folder, secret = tmp_path / "run", tmp_path / "secret"
+    secret.mkdir()
+    (secret / "canary").write_text("precious")
+    (run_folder / name).parent.mkdir(parents=True)
+    whole = not Path(name).suffix and name != ".lock"
+    target = secret if whole else secret / "canary"
+    if kind == "hard link" and not whole:
+        os.link(target, run_folder / name)
+    elif kind == "pipe":
+        os.mkfifo(run_folder / name)
+    elif kind == "link within":
+        (run_folder / "other").mkdir()
+        (run_folder / name).symlink_to(run_folder / "other" / ("" if whole else "file"))
+    else:
+        (run_folder / name).symlink_to(target)
+    with contextlib.suppress(OSError, ValueError):
+        WRITERS[writer][1](run_folder)
+    assert [path.name for path in secret.iterdir()] == ["canary"]
+    assert (secret / "canary").read_text() == "precious"
+    assert kind != "link within" or not list((run_folder / "other").iterdir())
+
+
+def test_a_folder_swapped_for_a_link_while_it_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    with hold_folder(tmp_path / "run", "samples/training") as folder:
+        (tmp_path / "run" / "samples").rename(tmp_path / "run" / "before")
+        (tmp_path / "run" / "samples").symlink_to(tmp_path / "secret")
+        (tmp_path / "secret" / "training").mkdir()
+        with folder.create("edit.png") as file:
+            file.write(b"picture")
+    assert not list((tmp_path / "secret" / "training").iterdir())
+    assert (tmp_path / "run" / "before" / "training" / "edit.png").read_bytes() == b"picture"
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "samples" / "training").symlink_to(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        write_atomically(tmp_path / "run" / "samples" / "edit.png", b"x", tmp_path / "run")
+        with pytest.raises(OSError, match="is a link or no ordinary file"):
+            write_atomically(tmp_path / "run" / "samples" / "training" / "edit.png", b"x", tmp_path / "run")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def configuration(folder: Path) -> Any:
