@@ -24,7 +24,7 @@ from sample import number
 from mtdiff.config.schema import construct, given
 from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.results.record import compact
+from mtdiff.results.encoding import compact
 from mtdiff.runs.adapter import About, read_about, shipped
 
 if TYPE_CHECKING:

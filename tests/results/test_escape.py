@@ -18,6 +18,7 @@ HOSTILE = (
     "[red]x[/] \x1b[31m\x07 \u202e ![i](http://e/x.png) [l](https://e) www.e.org <img src=x onerror=y> "
     '" onload="z | a\nb\r\n$\\input{x}$ %c #1 *b* ``c`` _d_ ~~e~~ &amp; [^1] \\'
 )
+NAME = "".join(c for c in HOSTILE if c.isprintable())
 ORDINARY = "lpips_alex of 3 tasks, 20.5 + 1"
 ESCAPES = (escape_terminal, escape_markdown, escape_html, escape_latex)
 
@@ -68,9 +69,9 @@ def test_no_latex_is_live() -> None:
 
 
 def hostile_result() -> Result:
-    rows = [Row(f"t{HOSTILE}", f"m{HOSTILE}", "lower", 0.5, 4, 0.4, 0.6), Row("edit", "psnr", "higher", 1e55, 4, 1, 2)]
-    rows += [Row("edit", "psnr", "higher", None, 4, None, None, HOSTILE, HOSTILE)]
-    return Result(HOSTILE, HOSTILE, HOSTILE, ["edit", HOSTILE], 0, rows=rows, device=HOSTILE, error=HOSTILE)
+    rows = [Row(f"t{NAME}", f"m{NAME}", "lower", 0.5, 4, 0.4, 0.6), Row("edit", "psnr", "higher", 1e55, 4, 1, 2)]
+    rows += [Row("edit", "psnr", "higher", None, 4, None, None, NAME, HOSTILE)]
+    return Result(NAME, NAME, NAME, ["edit", NAME], 0, rows=rows, device=HOSTILE, error=HOSTILE)
 
 
 def test_a_hostile_result_in_every_report() -> None:

@@ -18,9 +18,10 @@ import scipy.stats
 from baselines.published_numbers import published
 from mtdiff.provenance import git_state, provenance
 from mtdiff.results import record as module
+from mtdiff.results.encoding import compact, strip_machine
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import paired
-from mtdiff.results.record import Result, Row, collect, compact, portable
+from mtdiff.results.record import Result, Row, describe_schema, find
 from mtdiff.results.table import Cell, Column, summarise, worse_for_sure
 
 SCRIPT = Path(__file__).parents[2] / "experiments/table.py"
@@ -163,6 +164,13 @@ MALFORMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["rows"][0].update(direction="up"),
         "key `rows[0].direction`: expected one of lower, higher",
     ),
+    "too large": (
+        lambda c: c["rows"][0].update(value=1e308),
+        "key `rows[0].value`: expected a finite number or null, of at most 1e+60, got 1e+308",
+    ),
+    "no name": (lambda c: c.update(method="\x1b[2J"), "key `method`: expected a text of 1 to 200 printable characters"),
+    "long name": (lambda c: c["rows"][0].update(task="x" * 201), "key `rows[0].task`: expected a text of 1 to 200"),
+    "task name": (lambda c: c.update(tasks=["edit", ""]), "key `tasks`: expected a list of texts, got ['edit', '']"),
     "n": (lambda c: c["rows"][0].update(n=-1), "key `rows[0].n`: expected a whole number of at least 0, got -1"),
 }
 
@@ -198,6 +206,18 @@ def test_what_is_no_json_gives_one_line(content: bytes, complaint: str, tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_the_schema_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs/results_schema.md"
+    assert page.read_text() == describe_schema() + "\n"
+
+
+def test_committed_results_load() -> None:
+    folder = Path(__file__).parents[2] / "experiments/results"
+    found = find(f"{folder}/**/*.json")
+    assert len(found) == len(list(folder.rglob("*.json"))) > 0
+    assert [f"{one.path}: {one.reason}" for one in found if one.result is None] == []
+
+
 def test_rows_need_neither_model_nor_reason(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     result().save(path)
@@ -210,19 +230,19 @@ def test_paths_lose_the_machines_part(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "home", lambda: Path("/home/someone"))
     config = {"a": str(tmp_path / "runs/x"), "b": ["/home/someone/data", "/mnt/data"], "c": "a/b", "d": None}
     expected = {"a": "runs/x", "b": ["~/data", "/mnt/data"], "c": "a/b", "d": None}
-    assert portable(config) == portable(expected) == expected
+    assert strip_machine(config) == strip_machine(expected) == expected
     result(config=config).save(tmp_path / "r.json")
     assert Result.load(tmp_path / "r.json").config == expected
 
 
-def test_collect_sorts_by_path_and_names_a_broken_file(tmp_path: Path) -> None:
+def test_files_are_found_by_path_and_a_broken_one_has_its_reason(tmp_path: Path) -> None:
     for name, seed in (("b", 1), ("a", 2), ("c", 0)):
         result(seed=seed).save(tmp_path / name / "result.json")
-    assert [r.seed for r in collect(f"{tmp_path}/*/result.json")] == [2, 1, 0]
-    assert collect(f"{tmp_path}/*/nothing.json") == []
+    found = find(f"{tmp_path}/*/result.json,{tmp_path}/a/*.json")
+    assert [one.result.seed for one in found if one.result is not None] == [2, 1, 0]
+    assert find(f"{tmp_path}/*/nothing.json") == []
     (tmp_path / "b/result.json").write_text("")
-    with pytest.raises(ValueError, match=r"b/result\.json: not JSON"):
-        collect(f"{tmp_path}/*/result.json")
+    assert [str(one.reason)[:8] for one in find(f"{tmp_path}/*/result.json")] == ["None", "not JSON", "None"]
 
 
 # Provenance
