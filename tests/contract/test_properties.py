@@ -267,7 +267,7 @@ def test_conditions_come_apart_and_together(seed: int, cut: int) -> None:
 # Result files
 
 TEXTS = st.text(max_size=8)
-NAMES = st.text(min_size=1, max_size=8).filter(str.isprintable)
+NAMES = st.text(st.characters(categories=["L", "M", "N", "P", "S"]), min_size=1, max_size=8)  # printable
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.none()
 ROWS = st.builds(
     Row,
