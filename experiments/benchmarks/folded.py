@@ -52,7 +52,7 @@ def moved_mtu(base: Backbone, tasks: Sequence[str]) -> Denoiser:
         torch.manual_seed(0)  # MTU draws its task embedding and routers
         denoiser = Denoiser(copy.deepcopy(base), MTU(), tasks)
     generator = torch.Generator().manual_seed(0)
-    for p in denoiser.trained().values():
+    for p in denoiser.trained_parameters().values():
         if not p.is_meta:
             p.add_(0.01 * torch.randn(p.shape, generator=generator))
     return denoiser

@@ -30,7 +30,7 @@ from mtdiff.types import Condition, Record, Text
 
 @dataclass(frozen=True)
 class Flops:
-    """total: with attention products. attention: those products alone."""
+    """FLOPs of one call. `total` includes the attention products, `attention` is those products alone."""
 
     total: int
     attention: int
@@ -53,7 +53,7 @@ CPU_KERNEL = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
 
 
 def count_flops(root: nn.Module, call: Callable[[], object]) -> Flops:
-    """FLOPs of one call. root: the first module that it enters.
+    """Count the FLOPs of one call. root: the first module that it enters.
 
     Attention products are what an attention module multiplies batch-wise by itself, that is outside of its projections.
     """
@@ -69,18 +69,18 @@ def count_flops(root: nn.Module, call: Callable[[], object]) -> Flops:
 
 
 def _batched_flops(ops: Mapping[Any, int]) -> int:
-    """FLOPs of batch-wise products, fused or not."""
+    """Sum the FLOPs of batch-wise products, fused or not."""
     return sum(n for op, n in ops.items() if "bmm" in str(op) or "attention" in str(op))
 
 
 def _child_flops(name: str, module: nn.Module, batched: Mapping[str, int]) -> int:
-    """FLOPs of batch-wise products of a module's children; a plain list of modules is never entered itself."""
+    """Sum those of a module's children; a plain list of modules is never entered itself, so its members are asked."""
     children = ((f"{name}.{child}", part) for child, part in module.named_children())
     return sum(batched[path] if path in batched else _child_flops(path, part, batched) for path, part in children)
 
 
 def count_step_flops(denoiser: Denoiser, rows: Condition) -> Flops:
-    """One call of the denoiser for K rows of a condition."""
+    """Count one call of the denoiser for K rows of a condition."""
     noisy, t = make_inputs(denoiser.backbone, rows)
     with values_at_hand(denoiser):
         return count_flops(denoiser, lambda: denoiser(noisy, t, rows))
@@ -88,7 +88,7 @@ def count_step_flops(denoiser: Denoiser, rows: Condition) -> Flops:
 
 @contextmanager
 def values_at_hand(denoiser: Denoiser) -> Iterator[None]:
-    """For a network on the meta device: the layout works on the CPU, since it may look at values."""
+    """Let the layout of a network on the meta device work on the CPU, since it may look at values."""
     backbone, device = denoiser.backbone, device_of(denoiser.backbone)
     if device.type != "meta":
         yield
@@ -122,7 +122,7 @@ def has_source(task: Task) -> bool:
 
 
 def encode_prompt(backbone: Backbone) -> Text:
-    """One encoded prompt; ones on the CPU where the text encoder has shapes alone."""
+    """Encode one prompt; a text encoder that has shapes alone gives ones on the CPU."""
 
     def filled(x: Tensor) -> Tensor:
         return torch.ones(x.shape, dtype=x.dtype) if x.is_meta else x
@@ -132,18 +132,18 @@ def encode_prompt(backbone: Backbone) -> Text:
 
 
 def make_condition(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:
-    """B = 1, on the text's device: with a source latent or without one."""
+    """Make the condition of one sample (B = 1) on the text's device, with a source latent of zeros or without one."""
     latent = torch.zeros(1, *backbone.latent_shape, device=text.tokens.device)
     mask = torch.full_like(latent[:, :1], 0.0 if source else 1.0)
     return Condition(latent, mask, text.tokens, torch.tensor([task], device=latent.device), text.extra)
 
 
 def guide_row(row: Condition, empty: Text, guidance: Guidance) -> Condition:
-    """The K rows that a guided step predicts for one picture."""
+    """Return the K rows that a guided step predicts for one picture."""
     return guide(row, empty, [guidance]).condition
 
 
 def make_inputs(backbone: Backbone, rows: Condition) -> tuple[Tensor, Tensor]:
-    """Noisy latents (B, C, h, w) and times (B,) for a condition."""
+    """Make noisy latents (B, C, h, w) and times (B,) that fit a condition."""
     t = Diffusion(backbone.scheduler).times(len(rows), torch.Generator().manual_seed(0))
     return torch.zeros_like(rows.source), t.to(rows.source.device)

@@ -28,13 +28,13 @@ RUN_S = 60.0  # seconds that a run spends on its own latency, about
 
 
 def count_parameters(denoiser: Denoiser, tasks: int = ALL_TASKS) -> dict[str, int]:
-    """trainable; total of one model; total_for_all_tasks: what has to be kept to serve `tasks` tasks.
+    """Count what is trained (`trainable`), one model (`total`), and what has to be kept to serve `tasks` tasks.
 
     A run serves the tasks that it was trained for, so ceil(tasks / its own) runs are needed. They share what stayed
     frozen, and each brings what it trained. So fully tuned single-task models count one model per task, adapters count
     base + adapters, and a model of all tasks counts once.
     """
-    trained = sum(p.numel() for p in denoiser.trained().values())
+    trained = sum(p.numel() for p in denoiser.trained_parameters().values())
     total = sum(p.numel() for p in denoiser.backbone.denoiser.parameters())
     return {
         "trainable": trained,
@@ -44,17 +44,17 @@ def count_parameters(denoiser: Denoiser, tasks: int = ALL_TASKS) -> dict[str, in
 
 
 def count_runs(denoiser: Denoiser, tasks: int = ALL_TASKS) -> int:
-    """How many trainings of this kind serve `tasks` tasks."""
+    """Return how many trainings of this kind it takes to serve `tasks` tasks."""
     return math.ceil(tasks / len(denoiser.tasks))
 
 
 def adapter_mb(denoiser: Denoiser) -> float:
-    """Size on disk of what a run keeps beside the base, in 10^6 bytes (without the file's header of a few kB)."""
+    """Return the size of what a run keeps beside the base, in 10^6 bytes, without the file's header of a few kB."""
     return sum(v.numel() * v.element_size() for v in denoiser.adapter().values()) / MB
 
 
 def measure_disk(denoiser: Denoiser, base: int, tasks: int = ALL_TASKS) -> dict[str, float]:
-    """What lies on disk, in 10^6 bytes. base: parameters of the untouched denoiser.
+    """Measure what lies on disk, in 10^6 bytes. base: parameters of the untouched denoiser.
 
     adapter, adapters_for_all_tasks: what training made, as a run keeps it. shipped_float16: what has to be shipped to
     serve `tasks` tasks, that is all of `total_for_all_tasks`: what stayed frozen, and what each run trained. around:
@@ -108,7 +108,7 @@ class Measuring:
 def measure_latency(
     call: Callable[[], object], repeats: int = 20, warmup: int = 3, most_s: float = math.inf
 ) -> dict[str, float]:
-    """Wall time of one call, a GPU's queue emptied before and after: median and 95th percentile.
+    """Time one call, with a GPU's queue emptied before and after: median and 95th percentile of the wall time.
 
     most_s: no further call begins once the counted ones have taken so long together.
     """
@@ -131,7 +131,7 @@ def _wait() -> None:
 
 
 def measure_cuda_peak(network: nn.Module, call: Callable[[], object]) -> float:
-    """Weights of the network and what one call allocates on top of them, in 10^6 bytes."""
+    """Measure the network's weights and what one call allocates on top of them, in 10^6 bytes."""
     tensors = [*network.parameters(), *network.buffers()]
     device = tensors[0].device
     _wait()
@@ -144,7 +144,7 @@ def measure_cuda_peak(network: nn.Module, call: Callable[[], object]) -> float:
 
 
 def read_resident_mb(line: Literal["VmRSS", "VmHWM"]) -> float | None:
-    """Memory of this process, resident now (VmRSS) or at its highest (VmHWM); None where there is no /proc of Linux.
+    """Read this process's resident memory, now (VmRSS) or at its highest (VmHWM); None without the /proc of Linux.
 
     Not `resource.getrusage`: its maximum survives exec and so may be the parent's.
     """
@@ -168,7 +168,7 @@ def materialise(denoiser: Denoiser, device: str, dtype: torch.dtype) -> None:
 
 
 def make_call(denoiser: Denoiser, rows: Condition) -> Callable[[], None]:
-    """One call of the denoiser, ready to be repeated."""
+    """Make a function that calls the denoiser once, to be timed."""
     noisy, t = make_inputs(denoiser.backbone, rows)
 
     def call() -> None:
@@ -179,7 +179,7 @@ def make_call(denoiser: Denoiser, rows: Condition) -> Callable[[], None]:
 
 
 def measure_call(denoiser: Denoiser, rows: Condition, how: Measuring) -> dict[str, Any]:
-    """Latency and peak memory of one call, for a network of shapes alone, in a process that does nothing else.
+    """Measure one call's latency and peak memory for a network of shapes alone, in a process that does nothing else.
 
     Peak memory on a GPU: the allocator's. On the CPU: the highest resident memory of the whole process; what the
     libraries had before the network was made is `libraries_mb`.
@@ -214,7 +214,7 @@ def measure_run(
     repeats: int = 20,
     warmup: int = 3,
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """`params` and `cost` of result.json: one call for one sample of the dearest task, where the denoiser is now.
+    """Make `params` and `cost` of result.json from one call for a sample of the dearest task, where the denoiser is.
 
     tasks: how many have to be served in the end. sources: for each task of the run whether it has a source image; None:
     all have. Peak memory is null on the CPU: a process that has loaded data and trained says nothing about one call.

@@ -90,11 +90,11 @@ class MeasuringClip(nn.Module):
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] -> unit vectors (B, D)."""
-        x = self.prepared(images.to(self.mean))
+        x = self.prepare(images.to(self.mean))
         return nn.functional.normalize(self.model.get_image_features(pixel_values=x).pooler_output, dim=1)
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] -> what the model reads, (B, 3, side, side)."""
+    def prepare(self, x: Tensor) -> Tensor:
+        """Turn pictures (B, 3, H, W) in [-1, 1] into what the model reads, (B, 3, side, side)."""
         if self.preparation == "processor":
             pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
             return self.processor(images=list(pixels), return_tensors="pt").pixel_values.to(self.mean)

@@ -38,7 +38,7 @@ class Networks:
 
 
 def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> Judge:
-    """All that the package's tasks name."""
+    """Build the judge that knows every metric that the package's tasks name."""
     n = networks
     measures = {
         "psnr": Pairwise("psnr", psnr),

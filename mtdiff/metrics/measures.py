@@ -37,7 +37,7 @@ class Parts:
 
     @torch.no_grad()
     def __call__(self, f: Callable[..., Tensor], *columns: Tensor | Sequence[str]) -> Tensor:
-        """f over parts of the columns, joined on the CPU."""
+        """Apply f to a part of the columns at a time, and join what it returns on the CPU."""
         starts = range(0, len(columns[0]), self.size)
         with torch.autocast(self.device.type, enabled=False):
             return torch.cat([f(*(self._part(c, i) for c in columns)).cpu() for i in starts])
@@ -48,7 +48,7 @@ class Parts:
 
 
 class Measure(nn.Module, ABC):
-    """name: what rows call it; it says which weights were used."""
+    """What computes a metric. name: what rows call it; it says which weights were used."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -61,11 +61,11 @@ class Measure(nn.Module, ABC):
 class PerExample(Measure):
     @abstractmethod
     def scores(self, outputs: Tensor, batch: Batch, parts: Parts) -> Tensor:
-        """(n,) on the CPU."""
+        """Return one number per example, (n,) on the CPU."""
 
 
 class Pairwise(PerExample):
-    """`f(outputs, targets) -> (B,)`, such as PSNR."""
+    """Applies `f(outputs, targets) -> (B,)`, such as PSNR."""
 
     def __init__(self, name: str, f: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(name)
@@ -98,7 +98,7 @@ class ClipMeasure(PerExample):
 
 
 class CaptionSimilarity(ClipMeasure):
-    """Against the target's caption; without one, against the prompt of an example that has no source picture."""
+    """Compares with the target's caption, or without one with the prompt of an example that has no source picture."""
 
     def scores(self, outputs: Tensor, batch: Batch, parts: Parts) -> Tensor:
         sourceless = batch.mask.bool().flatten(1).all(1).tolist()
@@ -142,7 +142,7 @@ def _where(applies: Sequence[bool], scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Distance:
-    """value: of the examples as they are. resampled: of drawn ones (indices), for the spread. least: none is lower."""
+    """value: of the examples as they are. resampled: maps drawn indices to a value, for the spread. least: a bound."""
 
     value: float
     resampled: Callable[[Index], float]
@@ -150,7 +150,7 @@ class Distance:
 
 
 class PerSet(Measure):
-    """features: pictures (B, 3, H, W) in [-1, 1] -> (B, D); several measures may share them."""
+    """Compares sets by their features, pictures (B, 3, H, W) in [-1, 1] -> (B, D), which measures may share."""
 
     def __init__(self, name: str, features: nn.Module) -> None:
         super().__init__(name)
@@ -162,7 +162,7 @@ class PerSet(Measure):
 
 
 class Frechet(PerSet):
-    """An output travels with its target when examples are resampled."""
+    """Resamples examples as pairs: an output travels with its target."""
 
     def distance(self, a: Matrix, b: Matrix, rng: np.random.Generator) -> Distance:
         return Distance(frechet(a, b), lambda index: frechet(a[index], b[index]), least=0.0)

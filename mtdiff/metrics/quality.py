@@ -100,7 +100,7 @@ class Judge(nn.Module):
         seed: int,
         model: str = "run",
     ) -> Iterator[Row]:
-        """The rows of `verdicts` alone."""
+        """Yield the rows of `verdicts`."""
         yield from (verdict.row for verdict in self.verdicts(task, metrics, outputs, batch, seed, model))
 
     def verdicts(
@@ -112,7 +112,7 @@ class Judge(nn.Module):
         seed: int,
         model: str = "run",
     ) -> Iterator[Verdict]:
-        """One per metric, in order. outputs (n, 3, H, W) belong to the n examples of `batch`, all of one task.
+        """Yield one per metric, in order. outputs (n, 3, H, W) belong to the n examples of `batch`, all of one task.
 
         Means carry a percentile interval over examples (2000 resamples), Fréchet and kernel distances the re-centred
         one of `bootstrap.set_interval` (100 resamples). The same seed draws the same examples for every model.

@@ -147,7 +147,7 @@ class Clip(Need):
         return Path(self.weights).expanduser().is_dir() or self.weights.count("/") != 1 or self.weights[0] in "./~"
 
     def here(self) -> bool:
-        return self._cached() is not None
+        return self._find_cached() is not None
 
     def missing(self) -> str:
         revision = "" if self.revision is None else f" --revision {self.revision}"
@@ -157,10 +157,10 @@ class Clip(Need):
         from huggingface_hub import snapshot_download  # slow to import
 
         files = [*CLIP_FILES, *CLIP_EXTRAS]
-        found = self._cached()
+        found = self._find_cached()
         return found or Path(snapshot_download(self.weights, revision=self.revision, allow_patterns=files))
 
-    def _cached(self) -> Path | None:
+    def _find_cached(self) -> Path | None:
         if self.is_path:
             return Path(self.weights).expanduser()
         repository = hugging_face_folder() / f"models--{self.weights.replace('/', '--')}"
@@ -171,7 +171,7 @@ class Clip(Need):
 
 
 def obtain_all(needs: Sequence[Need]) -> list[Path]:
-    """Places of all weights; ValueError in one line with what to download by hand where a download fails."""
+    """Find or download all weights; ValueError in one line that says what to download by hand where that fails."""
     places, failed = [], []
     for need in needs:
         try:

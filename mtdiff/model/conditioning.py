@@ -25,7 +25,7 @@ def encode_condition(backbone: Encoder, batch: Batch) -> Condition:
 
 
 def latent_shape(backbone: Encoder, batch: Batch) -> tuple[int, int, int]:
-    """(C, h, w) of a batch's latents; its pictures may have another shape than the backbone's own square."""
+    """Return (C, h, w) of a batch's latents: its pictures may have another shape than the backbone's own square."""
     c, h, _ = backbone.latent_shape
     factor = backbone.size // h
     return c, batch.target.shape[-2] // factor, batch.target.shape[-1] // factor
@@ -45,7 +45,7 @@ class Dropout:
             raise ValueError(f"training.dropout={shares}: expected shares of at least 0 that sum to at most 1")
 
     def __call__(self, condition: Condition, empty: Text, u: Tensor) -> Condition:
-        """u: a number in [0, 1) for each sample, (B,)."""
+        """Drop what u (B,), a number in [0, 1) for each sample, says. empty: the encoded empty prompt, one row."""
         no_text = (u < self.text) | ((u >= self.text + self.image) & (u < self.text + self.image + self.both))
         no_image = (u >= self.text) & (u < self.text + self.image + self.both)
         return replace(
@@ -58,5 +58,5 @@ class Dropout:
 
 
 def _where(rows: Tensor, replacement: Tensor, value: Tensor) -> Tensor:
-    """Rows (B,) bool of `value` replaced by the one row of `replacement`."""
+    """Replace the rows of `value` where `rows` (B,) is true by the one row of `replacement`."""
     return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), replacement, value)

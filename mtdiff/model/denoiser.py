@@ -28,27 +28,27 @@ class Denoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are now."""
+        """The device of the weights, which may move."""
         return next(self.parameters()).device
 
     def forward(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.method.layout(self._predict, noisy, t, condition)
 
     def errors(self, noisy: Tensor, t: Tensor, condition: Condition, target: Tensor) -> Tensor:
-        """(B,): mean squared error against target (B, C, h, w), over what the method's layout says the loss covers."""
+        """Return the mean squared error (B,) against target (B, C, h, w), over what the method's layout covers."""
         return self.method.layout.errors(self._predict, noisy, t, condition, target)
 
     def _predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.routing.write(condition.task, t)
         return self.backbone.predict(packed, t, condition)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Parameters that are trained, by their name in the denoising network."""
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are trained, by their name in the denoising network."""
         return {k: p for k, p in self.backbone.denoiser.named_parameters() if p.requires_grad}
 
     def adapter(self) -> dict[str, Tensor]:
-        """What the method trains or adds: all that a run has to keep beside the base."""
-        trained = self.trained()
+        """Return what the method trains or adds: all that a run has to keep beside the base."""
+        trained = self.trained_parameters()
         state = self.backbone.denoiser.state_dict()
         return {k: v.detach() for k, v in state.items() if k in trained or k in self._added}
 

@@ -19,7 +19,7 @@ Draw = Callable[[Batch, Tensor], Tensor]  # batch, noise (B, C, h, w) -> picture
 
 
 def first_noise(batch: Batch, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """(B, C, h, w): a pure function of each example's key, so that every method starts from the same noise."""
+    """Draw noise (B, C, h, w) from each example's key alone, so that every method starts from the same."""
     return torch.stack([torch.randn(shape, generator=torch_rng(seed, "noise", key)) for key in batch.key])
 
 
@@ -37,14 +37,14 @@ class Painter:
 
     @torch.no_grad()
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
+        """Draw pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
         device = self.denoiser.device
         condition = encode_condition(self.denoiser.backbone, batch.to(device))
         return self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(device)))
 
     @torch.no_grad()
     def draw_latents(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Latents (B, C, h, w) for an encoded condition, from noise of that shape."""
+        """Draw latents (B, C, h, w) for an encoded condition, from noise of that shape."""
         backbone, tasks = self.denoiser.backbone, self.denoiser.tasks
         scales = [self.guidance.get(tasks[k], Guidance()) for k in condition.task.tolist()]
         guided = guide(condition, backbone.embed([""]), scales)

@@ -18,7 +18,7 @@ Trivial = Callable[[str, Batch], dict[str, Tensor]]
 
 
 def draw_batches(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:
-    """All test examples as one batch, and what `draw` makes of them: (n, 3, H, W)."""
+    """Draw batch by batch; returns all examples as one batch, and the answers (n, 3, H, W) on the CPU."""
     kept, answers = [], []
     for batch in batches:
         kept.append(batch)
@@ -29,7 +29,7 @@ def draw_batches(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, in
 def judge_rows(
     judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
 ) -> Iterator[Row]:
-    """One row per task and metric for a model's answers (n, 3, H, W); one that is not finite is a missing answer."""
+    """Yield a row per task and metric for a model's answers (n, 3, H, W); what is not finite gets no value."""
     for k, (name, task) in enumerate(tasks.items()):
         rows = batch.task == k
         yield from judge.rows(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
@@ -43,7 +43,7 @@ def baseline_rows(
     trivial: Trivial,
     autoencoder: Callable[[Tensor], Tensor],
 ) -> Iterator[Row]:
-    """Rows of trivial answers to the same examples, and of the autoencoder's own rendering of the truth (its floor)."""
+    """Yield rows of trivial answers to the same examples, and of the autoencoder's rendering of the truth."""
     for k, (name, task) in enumerate(tasks.items()):
         part = batch.rows(batch.task == k)
         answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}

@@ -28,7 +28,7 @@ def pipeline_name(takes: Takes) -> str:
 
 
 def input_channels(takes: Takes, latent_channels: int) -> Sequence[int]:
-    """Input channels of the folded network in the order of the pipeline."""
+    """Return the folded network's input channels that the pipeline feeds, in its order."""
     noisy = list(range(latent_channels))
     source = [c + latent_channels for c in noisy]
     if not takes.image:
@@ -66,7 +66,7 @@ def export_pipeline(model: Model, task: str, out: str | Path) -> str:
 
 
 def arrange_input(conv: nn.Conv2d, takes: Takes, backbone: StableDiffusion) -> nn.Conv2d:
-    """The input convolution as the pipeline feeds it."""
+    """Return a copy of the input convolution whose channels stand as the pipeline feeds them."""
     channels = backbone.latent_shape[0]
     chosen = list(input_channels(takes, channels))
     weight = conv.weight.detach().clone()

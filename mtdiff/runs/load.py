@@ -33,7 +33,7 @@ PARAMETERS = 50e9  # of the largest base that is drawn at random for a run folde
 def load_run(
     folder: str | Path, device: str = "cpu", packages: Sequence[str] = PACKAGES, base: str | None = None
 ) -> Model:
-    """The model that a run left. ValueError in one line where the folder does not hold one.
+    """Load the model that a run left. ValueError in one line where the folder does not hold one.
 
     packages: whose classes may be constructed. base: the base model, where it is a folder of yours or not pinned.
     """
@@ -51,7 +51,7 @@ def load_run(
 
 
 def make_painter(denoiser: Denoiser, sampling: Sampling) -> Painter:
-    """A painter with the sampler, steps and guidance of a run's settings."""
+    """Make a painter with the sampler, steps and guidance of a run's settings."""
     guidance = {task: Guidance(**scales) for task, scales in sampling.guidance.items()}
     return Painter(denoiser=denoiser, guidance=guidance, sampler=sampling.sampler, steps=sampling.steps)
 
@@ -66,7 +66,7 @@ def check_device(device: str) -> None:
 
 
 def build_tasks(about: About) -> dict[str, Task]:
-    """Tasks by name. Their constructors check values."""
+    """Build the tasks of a run, by name. Their constructors check values."""
     try:
         return {name: construct(about.content["task"][name]) for name in about.tasks}
     except ValueError as error:
@@ -74,7 +74,7 @@ def build_tasks(about: About) -> dict[str, Task]:
 
 
 def build_denoiser(about: About) -> Denoiser:
-    """The base with the method on it, its adapter still as the method starts it."""
+    """Build the base with the method on it; its adapter is still as the method starts it."""
     method, backbone = construct(about.content["method"]), about.backbone
     if backbone.get("weights") == "meta":
         raise ValueError("backbone.weights=meta: has shapes alone, no weights")
@@ -91,7 +91,7 @@ def load_adapter(denoiser: Denoiser, about: About) -> None:
 
 
 def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
-    """The tensors of an adapter: names, shapes and types as `expected`, all finite.
+    """Read the tensors of an adapter, whose names, shapes and types have to be as `expected`, and all finite.
 
     digest: of the `adapter.json` beside it; files of one run carry the same (older ones, none).
     """

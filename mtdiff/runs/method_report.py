@@ -1,4 +1,4 @@
-"""What a run tells of itself beside its rows, for `Result.method_report`: a few kilobytes, all of it optional.
+"""What a run reports about its method beside its rows (`Result.method_report`): a few kilobytes, all optional.
 
     router        MTU: {block: {task: weights of the experts}}
     deviation     how far training has moved the base's weights, ||W - W0|| / ||W0||, per task and component, and per
@@ -53,7 +53,7 @@ class Origin:
 
 
 def report_method(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
-    """denoiser: trained, on the CPU, on a backbone that was `base`."""
+    """Report what a method learned. denoiser: a trained one on the CPU, whose backbone was `base` before."""
     own = denoiser.method.report(denoiser.backbone, denoiser.tasks)
     try:
         return {**own, "deviation": measure_deviation(denoiser, base)}
@@ -66,7 +66,7 @@ def report_method(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_deviation(denoiser: Denoiser, base: Origin) -> dict[str, Any]:
-    """{tasks: {task: {component: ratio}}, blocks: {block: {component: ratio}}}, ratios to four digits."""
+    """Return {tasks: {task: {component: ratio}}, blocks: {block: {component: ratio}}}, ratios to four digits."""
     by_task: dict[str, Any] = {}
     blocks = Sums()
     for k, task in enumerate(denoiser.tasks):
@@ -98,7 +98,7 @@ class Sums:
 
 
 def measure_movements(denoiser: Denoiser, base: Mapping[str, Tensor], task: int) -> Iterator[tuple[str, float, float]]:
-    """Name, ||W - W0||^2 and ||W0||^2 of every weight that the base has. Input channels that are new start at zero."""
+    """Yield name, ||W - W0||^2 and ||W0||^2 of each weight of the base. New input channels count as zero before."""
     kept = {id(m): m for m in denoiser.backbone.children() if m is not denoiser.backbone.denoiser}
     plain = copy.deepcopy(denoiser.backbone, kept)
     denoiser.method.simplify(plain, task)
@@ -116,7 +116,7 @@ def measure_movements(denoiser: Denoiser, base: Mapping[str, Tensor], task: int)
 
 
 def find_components(backbone: Backbone, names: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
-    """The component of every weight, and the transformer block that its site belongs to."""
+    """Return each weight's component, and the transformer block that its site belongs to."""
     sites = {f"{site.name}.": (kind, site.name.rpartition(".")[0]) for kind in KINDS for site in backbone.sites(kind)}
     sites |= {f"{site.name}.": ("input", None) for site in backbone.sites("input")}  # type: ignore[misc]
     return {name: _find_component(name, sites) for name in names}
@@ -133,7 +133,7 @@ def _find_component(name: str, sites: Mapping[str, tuple[str, str | None]]) -> t
 
 
 def report_training(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Curves and cosines from the lines of `metrics.csv`."""
+    """Return curves and cosines from the lines of `metrics.csv`."""
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
@@ -153,7 +153,7 @@ def _summarise(values: Sequence[float]) -> dict[str, Any]:
 
 
 def thin_curve(points: Sequence[tuple[int, float]], most: int = POINTS) -> dict[str, list[float]]:
-    """Means over at most so many spans of equally many points; the step of a span is its mean step."""
+    """Average a curve over at most `most` spans of equally many points; the step of a span is its mean step."""
     number = min(most, len(points))
     ends = [round(i * len(points) / number) for i in range(number + 1)] if number else [0]
     spans = [points[a:b] for a, b in pairwise(ends)]

@@ -46,7 +46,7 @@ class Model:
         seed: int = 0,
         guidance: Guidance | None = None,
     ) -> list[Image.Image]:
-        """Pictures for one request or several; single values serve every request.
+        """Draw pictures for one request or several; a single value serves every request.
 
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
         drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
@@ -68,7 +68,7 @@ class Model:
     def _read_request(
         self, task: str, prompt: str, image: Picture | None, mask: Picture | None
     ) -> tuple[Tensor, Tensor]:
-        """Source (3, H, W) and mask (1, H, W) of one request, or a ValueError."""
+        """Return source (3, S, S) and mask (1, S, S) of one request; ValueError where the task does not take it."""
         if not isinstance(task, str) or task not in self.tasks:
             raise refuse("task", task, self.tasks)
         takes = self.takes[task]
@@ -157,7 +157,7 @@ def _check_prompt(prompt: object) -> None:
 
 
 def _broadcast_columns(**columns: Any) -> list[list[Any]]:
-    """Columns of equal length; a single value stands for all."""
+    """Bring columns to equal length, where a single value stands for all."""
     lists = {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in columns.items()}
     longest = max(map(len, lists.values()))
     for name, values in lists.items():
@@ -172,7 +172,7 @@ def _width_and_height(picture: Picture) -> tuple[int, int]:
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
-    """(C, H, W) -> (C, size, size), bicubic and antialiased; unchanged where it has that size."""
+    """Resize (C, H, W) to (C, size, size), bicubic and antialiased; a picture of that size stays as it is."""
     if image.shape[-2:] == (size, size):
         return image
     resized = torch.nn.functional.interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
@@ -180,6 +180,6 @@ def _resize(image: Tensor, size: int) -> Tensor:
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> PIL."""
+    """Turn a picture (3, H, W) in [-1, 1] into bytes of PIL."""
     array = ((picture.cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array)

@@ -84,7 +84,7 @@ class Exported:
 
     @property
     def size_mb(self) -> float:
-        """With the weights that lie beside it."""
+        """Size in 10^6 bytes, with the weights that lie beside it."""
         return sum(p.stat().st_size for p in self.path.parent.glob(f"{self.path.name}*")) / 1e6
 
 
@@ -94,7 +94,8 @@ class Exported:
 def export_onnx(
     denoiser: Denoiser, path: Path, *, source: bool, task: int = 0, routed: bool = False, seed: int = 0
 ) -> Exported:
-    """One sample, float32. source: whether the task has a source image (its token count may depend on it)."""
+    """Export a network for one sample in float32. source: whether the task has a source image, which may change its
+    number of tokens."""
     backbone = denoiser.backbone
     row = make_condition(backbone, encode_prompt(backbone), source, task)
     packed = torch.randn(
@@ -114,7 +115,7 @@ def export_onnx(
 
 
 def input_width(backbone: Backbone) -> int:
-    """Channels that the input convolution reads."""
+    """Return the number of channels that the input convolution reads."""
     (site,) = backbone.sites("input")
     return site.width
 
@@ -142,7 +143,7 @@ def repair_graph(path: Path) -> None:
 
 
 def quantise(exported: Exported, path: Path, which: Literal["linear", "all"]) -> Exported:
-    """The same network with 8-bit weights. Convolutions need unsigned ones."""
+    """Write the same network with 8-bit weights. Convolutions need unsigned ones."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     kinds = ["MatMul", "Gemm", "Conv"] if which == "all" else ["MatMul", "Gemm"]
@@ -158,7 +159,7 @@ def quantise(exported: Exported, path: Path, which: Literal["linear", "all"]) ->
 
 
 def make_session(path: Path, threads: int) -> Any:
-    """Its threads rest between runs: where sessions take turns they would otherwise wait actively beside each other."""
+    """Open a session whose threads rest between runs: those of sessions that take turns would wait actively else."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -169,13 +170,13 @@ def make_session(path: Path, threads: int) -> Any:
 
 
 def relative_error(exported: Exported) -> float:
-    """Largest difference from torch's prediction, relative to the largest prediction."""
+    """Return the largest difference from torch's prediction, relative to the largest prediction."""
     (found,) = make_session(exported.path, 1).run(None, dict(exported.feed))
     return float(np.abs(found - exported.expected).max() / np.abs(exported.expected).max())
 
 
 def time_in_turn(calls: Sequence[Callable[[], object]], repeats: int, warmup: int) -> NDArray[np.float64]:
-    """Milliseconds (calls, repeats): every call once a round, each round starting with another one."""
+    """Time calls in turn, in milliseconds (calls, repeats): each once a round, a round starting with another one."""
     taken = np.zeros((len(calls), warmup + repeats))
     for r in range(warmup + repeats):
         for k in range(len(calls)):
@@ -187,7 +188,7 @@ def time_in_turn(calls: Sequence[Callable[[], object]], repeats: int, warmup: in
 
 
 def percentiles(values: NDArray[np.float64]) -> dict[str, float]:
-    """Median, and the 5th and 95th percentile."""
+    """Return the median, and the 5th and 95th percentile."""
     low, median, high = np.percentile(values, [5, 50, 95])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
@@ -195,7 +196,7 @@ def percentiles(values: NDArray[np.float64]) -> dict[str, float]:
 def time_networks(
     networks: Mapping[int, Exported], threads: int, repeats: int, warmup: int
 ) -> dict[int, dict[str, Any]]:
-    """By number of experts: `latency_ms`, and `ratio` to the base within the same rounds."""
+    """Return `latency_ms`, and `ratio` to the base within the same rounds, by number of experts."""
     sessions = {n: make_session(exported.path, threads) for n, exported in networks.items()}
 
     def call(n: int) -> Callable[[], object]:
@@ -211,7 +212,7 @@ def time_networks(
 def export_networks(
     make: Callable[[int], Denoiser], study: Study, task: int, source: bool, folder: Path
 ) -> Iterator[tuple[int, Exported, Exported]]:
-    """(N, plain, quantised) for the base and every N. make: N -> adapted denoiser with values; BASE -> the base."""
+    """Yield (N, plain, quantised) for the base and every N. make: N -> adapted denoiser, BASE -> the base."""
     for n in (BASE, *study.experts):
         denoiser, routed = make(n), study.form == "routed" and n != BASE
         if n != BASE:
@@ -226,16 +227,16 @@ def export_networks(
 
 @torch.no_grad()
 def add_noise(denoiser: Denoiser, seed: int) -> None:
-    """Small noise on what is trained, so that no part of the network is trivial: zeros, or slices of the base."""
+    """Add small noise to what is trained, so that no part of the network is trivial: zeros, or slices of the base."""
     rng = torch.Generator().manual_seed(seed)
-    for p in denoiser.trained().values():
+    for p in denoiser.trained_parameters().values():
         p.add_(0.02 * torch.randn(p.shape, generator=rng))
 
 
 def measure_networks(
     make: Callable[[int], Denoiser], study: Study, task: int, source: bool, folder: Path
 ) -> list[dict[str, Any]]:
-    """One row per N, variant and thread count; ArithmeticError where a plain export differs from torch."""
+    """Make a row per N, variant and thread count; ArithmeticError where a plain export differs from torch."""
     made = list(export_networks(make, study, task, source, folder))
     rows = []
     for k, variant in enumerate(("plain", "quantised")):

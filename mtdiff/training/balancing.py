@@ -21,10 +21,10 @@ class Weighting(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, losses: Tensor, t: Tensor, diffusion: Diffusion) -> Tensor:
-        """losses (B,) at times t (B,) -> what is averaged, (B,)."""
+        """Weigh losses (B,) at times t (B,); returns what is averaged, (B,)."""
 
     def report(self) -> dict[str, Any]:
-        """What it has learned, as plain JSON."""
+        """Return what it has learned, as plain JSON."""
         return {}
 
 
@@ -73,7 +73,7 @@ class Uncertainty(Weighting):
         return torch.exp(-s) * losses + s
 
     def report(self) -> dict[str, Any]:
-        """s_k of the clusters, from the smallest times to the largest."""
+        """Return s_k of the clusters, from the smallest times to the largest."""
         return {"uncertainties": [round(s, 4) for s in self.s.tolist()]}
 
 
@@ -102,7 +102,7 @@ class Balancing(nn.Module):
                 raise ValueError(f"balancing.weights.{name}={value}: expected a finite number of at least 0")
 
     def factors(self, tasks: Sequence[str]) -> Tensor:
-        """Factors of the tasks' losses, (T,)."""
+        """Return the factors of the tasks' losses, (T,)."""
         for name in self.weights:
             if name not in tasks:
                 raise ValueError(f"balancing.weights.{name}: expected one of {', '.join(tasks)}")
@@ -110,7 +110,7 @@ class Balancing(nn.Module):
 
 
 def task_gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Parameter]) -> list[list[Tensor | None]]:
-    """Gradients of every task's mean loss times its scale (T,): one list over the parameters for each task.
+    """Compute the gradients of every task's mean loss times its scale (T,): a list over the parameters for each.
 
     None where a task does not reach a parameter. The graph of `means` is freed with the last task.
     """
@@ -122,7 +122,7 @@ def task_gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Paramet
 
 
 def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """Inner products of the tasks' gradients, (T, T) float64."""
+    """Compute the inner products of the tasks' gradients, (T, T) float64."""
     gram = torch.zeros(len(per_task), len(per_task), dtype=torch.float64)
     for column in zip(*per_task, strict=True):
         reached = [(k, g.flatten().double()) for k, g in enumerate(column) if g is not None]
@@ -133,7 +133,7 @@ def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
 
 
 def cosine_matrix(gram: Tensor) -> Tensor:
-    """Cosines between the tasks' gradients, (T, T); NaN for a task without a gradient."""
+    """Compute the cosines between the tasks' gradients, (T, T); NaN for a task without a gradient."""
     length = gram.diagonal().sqrt()
     return gram / (length[:, None] * length[None, :])
 

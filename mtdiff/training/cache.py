@@ -43,7 +43,7 @@ BUFFER = 2**28
 
 
 def hash_pictures(images: Tensor) -> list[Hash]:
-    """(B, 3, H, W) float32 -> 128 bits each: two sums of P 32-bit numbers times random 64-bit factors, modulo 2^64.
+    """Hash (B, 3, H, W) float32 to 128 bits: two sums of P 32-bit numbers times random 64-bit factors, modulo 2^64.
 
     Made where the pictures are. Two pictures share a hash with a probability below 2^-60 (universal hashing).
     """
@@ -55,7 +55,7 @@ def hash_pictures(images: Tensor) -> list[Hash]:
 
 @lru_cache(maxsize=4)
 def _hash_factors(count: int) -> Tensor:
-    """(2, P) int64."""
+    """Draw the factors of the hash, (2, P) int64, always the same."""
     return torch.randint(-(2**63), 2**63 - 1, (2, count), generator=torch_rng("picture hash"))
 
 
@@ -68,7 +68,7 @@ def hash_text(text: str) -> Hash:
 
 
 def make_fingerprint(backbone: Backbone, precision: str) -> dict[str, Any]:
-    """What the encoders are: all of their weights, and how they are run. The denoiser has no part in it."""
+    """Say what the encoders are: all of their weights, and how they are run. The denoiser has no part in it."""
     digest = hashlib.sha256()
     for name, value in backbone.state_dict().items():
         if not name.startswith("denoiser."):
@@ -79,7 +79,7 @@ def make_fingerprint(backbone: Backbone, precision: str) -> dict[str, Any]:
 
 
 def make_probe(backbone: Backbone) -> dict[str, Tensor]:
-    """What the encoders make of a fixed picture and fixed prompts: tells what weights do not, such as the tokenizer."""
+    """Encode a fixed picture and fixed prompts, which tells what weights do not, such as the tokenizer."""
     picture = torch.rand(1, 3, backbone.size, backbone.size, generator=torch_rng("probe")) * 2 - 1
     text = backbone.embed(PROMPTS)
     return {"latents": backbone.encode(picture), "tokens": text.tokens, **text.extra}
@@ -113,7 +113,7 @@ class Shelf:
         return key in self.places or key in self._new
 
     def get(self, key: Hash) -> dict[str, Tensor] | None:
-        """Tensors of one row, or None."""
+        """Return the tensors of one row, or None where it is not there."""
         if key in self._new:
             return self._new[key]
         if key not in self.places:

@@ -29,7 +29,7 @@ DRAWS = 16
 
 
 class CachedEncoder:
-    """Encodes as its backbone does, looking up first. found: how many of each kind were there, and how many asked for.
+    """Encodes as its backbone does, and looks up first. found: how many of each kind were there, and were asked for.
 
     Stands in for the backbone where pictures and prompts are encoded; it is no module, so nothing is saved twice.
     """
@@ -47,9 +47,9 @@ class CachedEncoder:
         return self.backbone.latent_shape
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
+        """Return latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
         hashes = hash_pictures(images)
-        rows = self._looked_up("pictures", hashes)
+        rows = self._look_up("pictures", hashes)
         missing = [i for i, row in enumerate(rows) if row is None]
         latents = images.new_zeros(len(images), *self.latent_shape, dtype=torch.float32)
         for i, row in enumerate(rows):
@@ -60,8 +60,8 @@ class CachedEncoder:
         return latents
 
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Tokens (B, L, D) and whatever else the backbone reads."""
-        rows = self._looked_up("texts", [hash_text(p) for p in prompts])
+        """Return tokens (B, L, D) and whatever else the backbone reads."""
+        rows = self._look_up("texts", [hash_text(p) for p in prompts])
         missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
             new = self.backbone.embed([prompts[i] for i in missing])
@@ -72,11 +72,11 @@ class CachedEncoder:
         return Text(columns.pop("tokens"), columns)
 
     def report(self) -> str:
-        """One line for the end of a run."""
+        """Say in one line, for the end of a run, how much was found."""
         shares = (f"{hits} of {asked} {kind}" for kind, (hits, asked) in self.found.items())
         return f"cache {self.cache.folder}: {' and '.join(shares)} were found there"
 
-    def _looked_up(self, kind: Kind, hashes: Sequence[Hash]) -> list[dict[str, Tensor] | None]:
+    def _look_up(self, kind: Kind, hashes: Sequence[Hash]) -> list[dict[str, Tensor] | None]:
         rows = [self.cache.shelves[kind].get(h) for h in hashes]
         self.found[kind][0] += sum(row is not None for row in rows)
         self.found[kind][1] += len(rows)
@@ -91,13 +91,13 @@ def text_row(text: Text, k: int) -> dict[str, Tensor]:
 
 
 def draw_example(stream: Stream, need: Need, epoch: int, index: int) -> Example:
-    """The example that a stream makes of one record in one epoch."""
+    """Draw the example that a stream makes of one record in one epoch."""
     rng = numpy_rng(*stream.key, need, epoch, index)
     return stream.task.make(stream.source.record(need, stream.split, index, rng), rng, 0)
 
 
 def find_lasting(stream: Stream, need: Need, records: int = 2) -> frozenset[Part]:
-    """The parts of a stream's examples that come again: DRAWS epochs of a record show at most half as many of them.
+    """Find the parts of a stream's examples that come again: DRAWS epochs of a record show at most half as many.
 
     So one of five captions lasts, and a new degradation in every epoch does not.
     """
@@ -114,14 +114,14 @@ def find_lasting(stream: Stream, need: Need, records: int = 2) -> frozenset[Part
 
 
 def plan_parts(mixture: Mixture, keep: Keep) -> dict[tuple[str, Need], frozenset[Part]]:
-    """Parts to keep, by task and kind of record."""
+    """Choose the parts to keep, by task and kind of record."""
     if keep == "all":
         return {(s.task.name, n): frozenset(get_args(Part)) for s in mixture.streams for n in s.needs}
     return {(s.task.name, n): find_lasting(s, n) for s in mixture.streams for n in s.needs}
 
 
 def one_epoch(mixture: Mixture) -> int:
-    """Examples of a run until every record of every task has come once, up to rounding."""
+    """Count the examples of a run until every record of every task has come once, up to rounding."""
     counts = mixture.cycle.counts
     rounds = (
         -(-size * stream.cycle.length // stream.cycle.counts[k])  # examples of the task
@@ -187,5 +187,5 @@ def fill_cache(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[P
 
 
 def _find_new(there: Callable[[Hash], bool], hashes: Sequence[Hash]) -> dict[Hash, int]:
-    """Hashes that are not there yet, each once, with a place where it stands."""
+    """Return the hashes that are not there yet, each once, with a place where it stands."""
     return {h: i for i, h in enumerate(hashes) if not there(h)}

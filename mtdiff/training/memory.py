@@ -12,7 +12,7 @@ from mtdiff.errors import RunError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also on the CPU, where torch has no class of its own for it."""
+    """Whether memory ran out, also on the CPU, where torch has no class of its own for it."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advise(training: Training, trainer: Mapping[str, Any]) -> list[str]:
-    """Settings that lower the memory of training, those that the run has already left out, the cheapest first."""
+    """Return settings that lower the memory of training and that the run does not have yet, the cheapest first."""
     half = training.batch_size // 2
     keeping = f"training.batch_size={half} training.accumulate={2 * training.accumulate}"
     found = {
@@ -35,7 +35,7 @@ def advise(training: Training, trainer: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def within_memory(stage: str, settings: list[str]) -> Iterator[None]:
-    """RunError in one line that names settings where memory runs out in `stage`."""
+    """Raise a RunError in one line that names settings where memory runs out in `stage`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -47,7 +47,7 @@ def within_memory(stage: str, settings: list[str]) -> Iterator[None]:
 
 
 def use_channels_last(module: nn.Module) -> None:
-    """Convolution weights with their channels last, which fast kernels want; other parameters as they are."""
+    """Lay convolution weights out with their channels last, which fast kernels want, in place."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

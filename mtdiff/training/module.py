@@ -22,7 +22,7 @@ from mtdiff.types import Batch, Text
 
 
 def sum_per_task(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
-    """losses (B,), task (B,) -> sum per task (T,)."""
+    """Sum losses (B,) per task (T,). task (B,): whose each is."""
     return torch.zeros(tasks, dtype=losses.dtype, device=losses.device).index_add_(0, task, losses)
 
 
@@ -36,7 +36,7 @@ class Draws:
 
     @classmethod
     def of(cls, batch: Batch, shape: tuple[int, int, int], diffusion: Diffusion, time_shift: float = 1.0) -> "Draws":
-        """A pure function of each example's own seed, so that neither batches nor ranks nor resumption change it."""
+        """Draw from each example's own seed alone, so that neither batches nor ranks nor resumption change it."""
         generators = [torch_rng(seed, "draws") for seed in batch.seed]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
         t = torch.cat([diffusion.times(1, g, time_shift) for g in generators])
@@ -46,7 +46,7 @@ class Draws:
 
 
 def scale_learning_rate(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
+    """Return the rate's factor: warm-up, plateau, then a linear decay over the last `decay` share of the steps."""
     tail = round(decay * steps)
     falling = max(0.0, (steps - step) / tail) if tail > 0 else 1.0
     return min(1.0, (step + 1) / max(1, warmup), falling)
@@ -94,11 +94,11 @@ class MultiTaskModule(lightning.LightningModule):
         return self._means.sum()
 
     def over_ranks(self, sums: Tensor) -> Tensor:
-        """Sums over the processes; gradients are averaged over them, hence the factor `world_size` above."""
+        """Sum over the processes; gradients are averaged over them, hence `world_size` in `training_step`."""
         return self.trainer.strategy.reduce(sums, reduce_op="sum")  # type: ignore[return-value]
 
     def log_losses(self, stage: str, sums: Tensor, count: Tensor) -> None:
-        """The plain error, whatever the balancing: means per task, and their sum."""
+        """Log the plain error, whatever the balancing: means per task, and their sum."""
         means = sums / count.clamp_min(1)
         for name, value, n in zip(self.tasks, means, count.tolist(), strict=True):
             if n > 0:
@@ -106,11 +106,11 @@ class MultiTaskModule(lightning.LightningModule):
         self.log(f"{stage}/loss", means.sum(), prog_bar=True, batch_size=int(count.sum()))
 
     def training_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`errors` as training draws them: with conditioning dropout, at shifted times."""
+        """Compute `errors` as training draws them: with conditioning dropout, at shifted times."""
         return self.errors(batch, self.dropout, self.balancing.time_shift)
 
     def errors(self, batch: Batch, dropout: Dropout | None = None, time_shift: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean squared error of each sample's prediction (B,), and its time (B,)."""
+        """Compute the mean squared error of each sample's prediction (B,), and its time (B,)."""
         backbone = self.denoiser.backbone
         draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion, time_shift)
         encoder = backbone if self.cache is None else self.cache
@@ -123,7 +123,7 @@ class MultiTaskModule(lightning.LightningModule):
         return self.denoiser.errors(noisy, draws.t, condition, target), draws.t
 
     def empty_text(self) -> Text:
-        """The empty prompt, encoded once."""
+        """Encode the empty prompt, once for each device."""
         if self._empty is None or self._empty.tokens.device != self.device:
             self._empty = self.denoiser.backbone.embed([""])
         return self._empty
@@ -136,14 +136,14 @@ class MultiTaskModule(lightning.LightningModule):
         self._validated.update(zip(batch.seed, zip(batch.task.tolist(), errors.tolist(), strict=True), strict=True))
 
     def on_validation_epoch_end(self) -> None:
-        """Every example counts once, whichever process has seen it, and however often."""
+        """Log the validation error, where an example counts once, whichever process has seen it and however often."""
         task, errors = zip(*merge_rows(self._validated).values(), strict=True)
         ids, values = torch.tensor(task), torch.tensor(errors, dtype=torch.float64)
         sums = (sum_per_task(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
         self.log_losses("validation", *sums)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """One backward pass; under PCGrad one for each task, whose gradients are projected on each other and summed."""
+        """Make one backward pass; under PCGrad one for each task, whose gradients are projected and summed."""
         if not self.balancing.pcgrad:
             super().backward(loss, *args, **kwargs)
             return
@@ -160,7 +160,7 @@ class MultiTaskModule(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """In place of Lightning's, which refuses fused optimisers (they could scale gradients; here none does)."""
+        """Clip in place of Lightning, which refuses fused optimisers (they could scale gradients; here none does)."""
         if gradient_clip_val:
             clip_gradients((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
@@ -188,9 +188,9 @@ class MultiTaskModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """What is trained, by the method's factors of the learning rate; those of factor 1 first."""
+        """Group what is trained by the method's factors of the learning rate; those of factor 1 come first."""
         groups: dict[float, list[Any]] = {1.0: []}
-        for name, parameter in self.denoiser.trained().items():
+        for name, parameter in self.denoiser.trained_parameters().items():
             groups.setdefault(self.denoiser.method.rate(name), []).append(parameter)
         return [{"params": params, "lr": factor * lr} for factor, params in groups.items() if params]
 

@@ -12,7 +12,7 @@ from mtdiff.training.parallel import gather_tensor
 
 
 def make_optimizer(groups: list[dict[str, Any]], training: Training, fused: bool) -> torch.optim.Optimizer:
-    """Over groups of parameters: adamw, adam (weight decay added to the gradient), or adamw_8bit (arXiv 2110.02861).
+    """Make adamw, adam (weight decay added to the gradient), or adamw_8bit (arXiv 2110.02861) over groups.
 
     fused: one kernel for all parameters; the 8-bit one always has it.
     """

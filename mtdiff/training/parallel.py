@@ -36,7 +36,7 @@ class Sharded(ModelParallelStrategy):
 
 
 def trainer_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of Lightning's Trainer: `strategy: fsdp` stands for `Sharded` over the processes asked for."""
+    """Return arguments of Lightning's Trainer; `strategy: fsdp` stands for `Sharded` over the processes asked for."""
     if options.get("strategy") != FSDP:
         return dict(options)
     devices = options.get("devices", "auto")
@@ -48,7 +48,7 @@ def trainer_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shard(denoiser: Denoiser, mesh: DeviceMesh) -> None:
-    """Deal the denoising network's parameters out, part by part, so that one part at a time is whole anywhere."""
+    """Shard the denoising network part by part, so that one part at a time is whole on a process."""
     network = denoiser.backbone.denoiser
     if isinstance(network, FSDPModule):
         return
@@ -59,7 +59,7 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> None:
 
 
 def reshard(module: nn.Module) -> nn.Module:
-    """The module with its parameters sharded again: a pass without gradients leaves some of them whole."""
+    """Shard a module's parameters again, since a pass without gradients leaves some of them whole; returns it."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -67,12 +67,12 @@ def reshard(module: nn.Module) -> nn.Module:
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """The tensor itself, gathered where it is sharded: every process has to ask for it."""
+    """Gather a tensor where it is sharded, which every process has to ask for; any other is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor sharded as `parameter` is."""
+    """Shard a whole tensor as `parameter` is."""
     if not isinstance(parameter, DTensor):
         return tensor
     return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
@@ -91,7 +91,7 @@ def average_gradients(gradients: list[Tensor]) -> None:
 
 
 def merge_rows(rows: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What all processes have, by name; the same everywhere, and in one order."""
+    """Merge what all processes have, by name; the result is the same everywhere, in one order."""
     if not distributed.is_initialized():
         return dict(rows)
     parts: list[Any] = [None] * distributed.get_world_size()
@@ -100,7 +100,7 @@ def merge_rows(rows: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def rank_windows(number: int, processes: int) -> tuple[list[int], int]:
-    """Where each process's rows start, and how many they are: the same for all, so some rows may belong to two."""
+    """Say where each process's rows start, and how many they are: equally many, so some rows may belong to two."""
     each = -(-number // processes)
     return [min(rank * each, number - each) for rank in range(processes)], each
 
@@ -108,7 +108,7 @@ def rank_windows(number: int, processes: int) -> tuple[list[int], int]:
 def split_over_ranks(
     draw: Callable[[Batch, Tensor], Tensor], device: torch.device
 ) -> Callable[[Batch, Tensor], Tensor]:
-    """Draws a batch with all processes: each draws some rows, in as many calls as the others, and gets all (B, ...).
+    """Make `draw` share a batch over all processes: each draws some rows, in equally many calls, and gets all.
 
     device: where the processes exchange tensors.
     """

@@ -30,7 +30,7 @@ class Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def install(self) -> None:
-        """Also in place of handlers that others have set since."""
+        """Install the handlers, also in place of those that others have set since."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in ENDING:

@@ -429,7 +429,7 @@ def test_nothing_trains_what_nothing_uses() -> None:
     unused = [k for k, p in backbone.denoiser.named_parameters() if p.grad is None or not p.grad.any()]
     assert unused == [f"{name}.{kind}" for name in backbone.idle()[:1] for kind in ("weight", "bias")]
     denoiser = Denoiser(backbone, Finetune(), TASKS)
-    assert not set(denoiser.trained()) & set(unused)
+    assert not set(denoiser.trained_parameters()) & set(unused)
 
 
 def test_task_norm_of_a_transformer_starts_neutral() -> None:
@@ -454,7 +454,7 @@ def test_folded_network_survives_diffusers(family: str, tmp_path: Path) -> None:
     denoiser = Denoiser(backbone, MTU(experts=2), TASKS)
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in denoiser.trained().values():
+        for p in denoiser.trained_parameters().values():
             p.add_(0.1 * torch.randn_like(p))
     noisy, t, condition = inputs(backbone, [3, 3])
     with torch.no_grad():

@@ -116,7 +116,7 @@ def test_masks_every_block_of_a_backbone_and_adds_no_parameter(tiny_backbone: Ba
     extra = conv[:, :, :5].numel()
     assert sum(p.numel() for p in tiny_backbone.denoiser.parameters()) == before + extra
     idle = tuple(f"{name}." for name in tiny_backbone.idle())
-    assert set(denoiser.trained()) == {
+    assert set(denoiser.trained_parameters()) == {
         k for k, _ in tiny_backbone.denoiser.named_parameters() if not k.startswith(idle)
     }
 

@@ -14,7 +14,7 @@ from mtdiff.model.denoiser import Denoiser
 def test_everything_is_trained_once(tiny_backbone: Backbone) -> None:
     denoiser = Denoiser(tiny_backbone, Finetune(), TASKS)
     idle = tuple(f"{name}." for name in tiny_backbone.idle())
-    assert set(denoiser.trained()) == {
+    assert set(denoiser.trained_parameters()) == {
         k for k, _ in tiny_backbone.denoiser.named_parameters() if not k.startswith(idle)
     }
 
@@ -27,7 +27,7 @@ def test_one_part_and_the_input(tiny_backbone: Backbone, part: str) -> None:
     named, idle = tuple(f"{n}." for n in names), tuple(f"{n}." for n in tiny_backbone.idle())
     parameters = [k for k, _ in tiny_backbone.denoiser.named_parameters() if not k.startswith(idle)]
     expected = {k for k in parameters if k.startswith(named)}
-    assert set(denoiser.trained()) == expected
+    assert set(denoiser.trained_parameters()) == expected
 
 
 def test_a_single_task_has_no_embedding(tiny_backbone: Backbone) -> None:

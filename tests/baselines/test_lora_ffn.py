@@ -119,4 +119,4 @@ def test_counts(tiny_unet: Backbone) -> None:
     denoiser = Denoiser(tiny_unet, LoraFFN(rank=4), TASKS)
     products = sum(4 * 4 * (c + 8 * c) + 4 * 4 * (4 * c + c) for c in (s.width for s in tiny_unet.sites("ffn")))
     convolutions = 4 * (16 * 9 * 9 + 16)
-    assert sum(p.numel() for p in denoiser.trained().values()) == products + convolutions
+    assert sum(p.numel() for p in denoiser.trained_parameters().values()) == products + convolutions

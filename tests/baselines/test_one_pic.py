@@ -109,9 +109,9 @@ def test_loss_region_needs_a_noised_source() -> None:
 def test_everything_or_low_rank(tiny_unet: Backbone) -> None:
     full = Denoiser(copy.deepcopy(tiny_unet), OnePic(train="full"), TASKS)
     lora = Denoiser(tiny_unet, OnePic(rank=2), TASKS)
-    assert set(full.trained()) == {k for k, _ in full.backbone.denoiser.named_parameters()}
-    assert {k.rsplit(".", 1)[1] for k in lora.trained()} == {"lora_a", "lora_b"}
-    assert all(2 in p.shape for p in lora.trained().values())
+    assert set(full.trained_parameters()) == {k for k, _ in full.backbone.denoiser.named_parameters()}
+    assert {k.rsplit(".", 1)[1] for k in lora.trained_parameters()} == {"lora_a", "lora_b"}
+    assert all(2 in p.shape for p in lora.trained_parameters().values())
     assert lora.backbone.sites("input")[0].module.weight.shape[1] == 4
 
 

@@ -64,7 +64,7 @@ def test_trains_exactly_what_it_says(case: str, backbone: str) -> None:
     denoiser = adapted(case, backbone).train()
     network = denoiser.backbone.denoiser
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    trained = denoiser.trained()
+    trained = denoiser.trained_parameters()
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
     for step in range(3):  # what sits behind a zero start gets its first gradient one step later
         found = gradients(denoiser, MIXED, seed=step)
@@ -81,7 +81,7 @@ def test_adapter_travels_alone(case: str, backbone: str, tmp_path: Path) -> None
     path = tmp_path / "adapter.safetensors"
     save_file({k: v.contiguous() for k, v in first.adapter().items()}, path)
     state = load_file(path)
-    assert set(first.trained()) <= set(state)
+    assert set(first.trained_parameters()) <= set(state)
     second.load_adapter(state)
     assert torch.equal(run(first, MIXED), run(second, MIXED))
     with pytest.raises(ValueError, match="1 tensors do not belong"):
@@ -172,7 +172,7 @@ FULL_SIZE = {"sd15": cache(sd15_shapes), "sdxl": cache(sdxl_shapes)}
 def test_builds_at_full_size_without_values(size: str, name: str) -> None:
     denoiser = Denoiser(copy.deepcopy(FULL_SIZE[size]()), make(name), TASKS)
     assert all(v.is_meta for v in denoiser.backbone.denoiser.state_dict().values())
-    assert denoiser.trained()
+    assert denoiser.trained_parameters()
 
 
 @pytest.mark.parametrize("name", NAMES)

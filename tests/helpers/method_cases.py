@@ -61,6 +61,6 @@ def adapted(case: str, backbone: str, shaken: float = 0.0) -> Denoiser:
 
 @torch.no_grad()
 def shake(denoiser: Denoiser, size: float) -> Denoiser:
-    for p in denoiser.trained().values():
+    for p in denoiser.trained_parameters().values():
         p.add_(size * torch.randn(p.shape))
     return denoiser

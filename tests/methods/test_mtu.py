@@ -170,8 +170,8 @@ def test_routers_and_task_embeddings_may_learn_more_slowly(tiny_unet: Backbone, 
     groups = MultiTaskModule(denoiser, settings()).configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
     assert len(groups) == (1 if router_rate == 1 else 2)
-    assert len(rates) == len(denoiser.trained())
-    for name, parameter in denoiser.trained().items():
+    assert len(rates) == len(denoiser.trained_parameters())
+    for name, parameter in denoiser.trained_parameters().items():
         slow = "router" in name or name == "mtu_task_embedding.weight"
         assert rates[id(parameter)] == pytest.approx(1e-3 * (router_rate if slow else 1)), name
 
@@ -255,7 +255,7 @@ def test_experts_that_do_not_divide(tiny_unet: Backbone, experts: int, granulari
 def test_counts_at_the_size_of_sd15(options: dict[str, Any], trained: float, total: float) -> None:
     """In millions. The paper has 158 trained and 869 in all at N=4, which routers as wide as the text would give."""
     denoiser = Denoiser(sd15_shapes(), MTU(**options), TASKS)
-    sets = (denoiser.trained().values(), denoiser.backbone.denoiser.parameters())
+    sets = (denoiser.trained_parameters().values(), denoiser.backbone.denoiser.parameters())
     counts = [round(sum(p.numel() for p in parameters) / 1e6, 1) for parameters in sets]
     assert counts == [trained, total]
 
@@ -263,7 +263,7 @@ def test_counts_at_the_size_of_sd15(options: dict[str, Any], trained: float, tot
 def test_gradient_of_a_task_alone(tiny_unet: Backbone) -> None:
     """With N=1 there is no router: only norms and input convolutions know the task."""
     denoiser = Denoiser(tiny_unet, MTU(experts=1), TASKS)
-    assert not [k for k in denoiser.trained() if "router" in k or "embedding" in k]
+    assert not [k for k in denoiser.trained_parameters() if "router" in k or "embedding" in k]
     noisy, t, condition = inputs(tiny_unet, [1, 1])
     denoiser(noisy, t, condition).sum().backward()
     rows = denoiser.method.task_parameters(tiny_unet)

@@ -299,7 +299,7 @@ def test_frechet_distance_is_clean_fids(places: Path, clean_fid: tuple[np.ndarra
 def test_pictures_are_prepared_as_the_option_says(places: Path) -> None:
     wide = pictures(2, height=100, width=150)
     prepared = {
-        name: MeasuringClip(places / "clip", name).prepared(wide)  # type: ignore[arg-type]
+        name: MeasuringClip(places / "clip", name).prepare(wide)  # type: ignore[arg-type]
         for name in ("antialiased", "instruct_pix2pix", "processor")
     }
     assert {x.shape for x in prepared.values()} == {(2, 3, 64, 64)}

@@ -47,7 +47,7 @@ def test_deviation_is_the_relative_length_of_the_change() -> None:
     weights = Origin.of(base("unet")).weights
     name = next(k for k in weights if k.endswith("attn1.to_q.weight"))
     with torch.no_grad():
-        denoiser.trained()[name].mul_(1.5)
+        denoiser.trained_parameters()[name].mul_(1.5)
     parts = told(denoiser)["deviation"]["tasks"]["edit"]
     norm = math.sqrt(sum(float(w.square().sum()) for k, w in weights.items() if ".attn1." in k))
     assert parts["self_attention"] == pytest.approx(0.5 * float(weights[name].norm()) / norm, rel=1e-3)

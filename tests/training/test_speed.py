@@ -33,7 +33,7 @@ def denoiser(backbone: Callable[[], Backbone] = tiny_unet) -> Denoiser:
     torch.manual_seed(0)
     made = Denoiser(backbone(), MTU(experts=2), TASKS)
     with torch.no_grad():
-        for p in made.trained().values():
+        for p in made.trained_parameters().values():
             p.add_(0.05 * torch.randn(p.shape))
     return made
 
