@@ -30,7 +30,7 @@ def source_tile(example: Example) -> Image.Image:
     return tile(example.source * (1 - example.mask) + 0.7 * example.mask)
 
 
-def draw_grid(run: str = "mtu-nano", examples: int = 3) -> Image.Image:
+def draw_grid(run: str = "mtu-nano", examples: int = 2) -> Image.Image:
     """One row a task: `examples` times source, answer and truth, with the prompt below."""
     model = load_run(run)
     tasks = list(model.tasks)
