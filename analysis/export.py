@@ -6,13 +6,13 @@ results: a glob pattern, or several with commas between; left out, the committed
 """
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from mtdiff.config.schema import given
+from mtdiff.commands.arguments import override_defaults
+from mtdiff.commands.command import run_command
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS = {"results": "", "out": "report", "only": "", "figures": ""}
@@ -94,18 +94,10 @@ def export(options: dict[str, str]) -> Iterator[Path]:
         yield path
 
 
-def main(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        print((__doc__ or "").strip())
-        return 0
-    try:
-        for path in export(given(arguments, DEFAULTS)):
-            print(path)
-    except (ValueError, OSError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: list[str]) -> None:
+    for path in export(override_defaults(arguments, DEFAULTS)):
+        print(path)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, __doc__, prefix="export.py")

@@ -26,7 +26,6 @@ All others are those of experiments/run.py; precision of training is trainer.pre
 
 import json
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -36,10 +35,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from composing import CONFIGS, guarded
-from cost import configured, split
-from run import experiment
 
+from baselines.trivial import trivial
+from mtdiff.commands.arguments import split_settings
+from mtdiff.commands.build import build_experiment
+from mtdiff.commands.command import run_command
+from mtdiff.commands.compose import CONFIGS, read_configuration
 from mtdiff.config.schema import construct, refuse
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, write_atomically
@@ -151,7 +152,7 @@ def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, f
     own += [f"training.steps={steps}", "evaluation.baselines=false", "progress=false"]
     own += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}", "logger.wandb=false"]
     own += ["training.batch_size=4"] if how.quick else []
-    return experiment(configured([*overrides, *own])[0], folder)
+    return build_experiment(read_configuration([*overrides, *own])[0], folder, trivial)
 
 
 def drawing(plain: Mapping[str, Any], how: Any) -> tuple[int, dict[str, Any]]:
@@ -199,11 +200,11 @@ def quiet() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    own, overrides = split(arguments, HOW, OWN)
+    own, overrides = split_settings(arguments, settings=HOW, further=OWN, script="benchmark")
     names = chosen(own.get("what"))
     if own.get("out") is not None:
         check_folder("out", Path(str(own["out"])).parent)
-    plain, groups = configured(overrides)
+    plain, groups = read_configuration(overrides)
     if {"mixed", "training"} & set(names) and len(plain["tasks"]) < len(plain["task"]):
         raise ConfigError(f"tasks={plain['tasks']}: expected all of {', '.join(plain['task'])} for a comparison")
     how = construct({"_target_": HOW, **{k: v for k, v in own.items() if k not in OWN}})
@@ -227,7 +228,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit()
-    guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

@@ -8,58 +8,35 @@ Ends with 1 where something should be mended.
 """
 
 import json
-import sys
-from pathlib import Path
-from typing import Any
 
-from composing import CONFIGS, checked, composed, guarded
-from hydra import initialize_config_dir
-from sample import number
-
-OWN = ("out", "limit", "threads")
+from mtdiff.commands.command import run_command
 
 
-def divided(arguments: list[str], own: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-    """This command's own options, and the overrides of run.py's configuration."""
-    given, overrides = {}, []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in own:
-            given[key] = value
-        else:
-            overrides.append(argument)
-    return given, overrides
+def main(arguments: list[str]) -> int:
+    from mtdiff.commands.arguments import check_output, read_number, split_options
+    from mtdiff.commands.compose import read_configuration
 
-
-def configured(overrides: list[str]) -> dict[str, Any]:
-    """The checked configuration, before torch is imported."""
-    with initialize_config_dir(str(CONFIGS.resolve()), version_base=None):
-        return checked(composed(overrides))
-
-
-def main(arguments: list[str]) -> None:
-    given, overrides = divided(arguments, OWN)
-    limit, threads = number(given, "limit", int, None, 1), number(given, "threads", int, 4, 1)
-    plain = configured(overrides)
+    given, overrides = split_options(arguments, ("out", "limit", "threads"))
+    limit, threads = read_number(given, "limit", int, low=1), read_number(given, "threads", int, 4, 1)
+    out = check_output(given.get("out"))
+    plain, _ = read_configuration(overrides)
     from rich.console import Console
 
     from mtdiff.config.schema import construct
     from mtdiff.data.tables import checker
+    from mtdiff.files import write_atomically
 
     report = checker.checked(construct(plain["data"]), limit, threads)
     found = checker.problems(report)
-    if "out" in given:
-        Path(given["out"]).write_text(json.dumps({"data": report, "problems": found}, indent=1) + "\n")
+    if out is not None:
+        write_atomically(out, json.dumps({"data": report, "problems": found}, indent=1) + "\n")
     console = Console()
     console.width = max(console.width, 120)
     console.print(checker.printed(report))
     for line in found:
         console.print(f"- {line}", soft_wrap=True)
-    sys.exit(1 if found else 0)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-    else:
-        guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

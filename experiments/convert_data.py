@@ -9,34 +9,29 @@ Options of run.py, and: out, a folder or URL; need, one kind of record (all wher
 Then: python experiments/run.py data=shards data.edit=/shards/edit
 """
 
-import sys
-
-from check_data import configured, divided
-from composing import guarded
-from sample import number
-
-from mtdiff.config.schema import refuse
-
-OWN = ("out", "need", "shard_mib", "index")
+from mtdiff.commands.command import run_command
 
 
 def main(arguments: list[str]) -> None:
-    given, overrides = divided(arguments, OWN)
-    shard_mib = number(given, "shard_mib", float, 128.0)
+    from mtdiff.commands.arguments import read_number, split_options
+    from mtdiff.commands.compose import read_configuration
+
+    given, overrides = split_options(arguments, ("out", "need", "shard_mib", "index"))
+    shard_mib = read_number(given, "shard_mib", float, 128.0)
     if not 0 < shard_mib <= 4096:
         raise ValueError(f"shard_mib={shard_mib}: expected a number above 0, at most 4096")
     if "index" in given:
         from mtdiff.data.tables.convert import write_index
 
         out = given.get("out", given["index"])
-        print(f"{out}/index.json: {counted(write_index(given['index'], out))}")
+        print(f"{out}/index.json: {list_counts(write_index(given['index'], out))}")
         return
     if "out" not in given:
         raise ValueError("out: has to be given, as out=<folder or URL>")
-    plain = configured(overrides)
+    plain, _ = read_configuration(overrides)
     from typing import get_args
 
-    from mtdiff.config.schema import construct
+    from mtdiff.config.schema import construct, refuse
     from mtdiff.data.tables.convert import Samples, write_shards
     from mtdiff.types import SPLITS, Need
 
@@ -47,15 +42,13 @@ def main(arguments: list[str]) -> None:
     for need in (n for n in held if given.get("need", n) == n):
         url = f"{given['out'].rstrip('/')}/{need}"
         parts = {s: Samples(source, need, s, plain["seed"]) for s in SPLITS if source.size(need, s)}
-        print(f"{url}: {counted(write_shards(url, parts, shard_mib))}")
+        print(f"{url}: {list_counts(write_shards(url, parts, shard_mib))}")
 
 
-def counted(counts: dict[str, int]) -> str:
+def list_counts(counts: dict[str, int]) -> str:
+    """Records of each split, for a person."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-    else:
-        guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

@@ -4,20 +4,20 @@ python experiments/ship.py run=runs/<name> name=mtu-nano
 """
 
 import json
-import sys
-from pathlib import Path
 
-from composing import guarded
-from sample import options
-
-from mtdiff.files import write_atomically
-from mtdiff.runs.adapter import ADAPTERS, identity, read_about
+from mtdiff.commands.command import run_command
 
 LARGEST = 5 * 2**20  # bytes of all that ships
 
 
 def main(arguments: list[str]) -> None:
-    given = options(arguments, ("run", "name"), ("run", "name"))
+    from pathlib import Path
+
+    from mtdiff.commands.arguments import parse_options
+    from mtdiff.files import write_atomically
+    from mtdiff.runs.adapter import ADAPTERS, identity, read_about
+
+    given = parse_options(arguments, ("run", "name"), ("run", "name"))
     about = read_about(Path(given["run"]))
     if not given["name"].replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"name={given['name']}: expected letters, digits, - and _")
@@ -35,7 +35,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-    else:
-        guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

@@ -1,5 +1,7 @@
 """What ends a run, and what is wrong with what a user gave; each is said in one line. No torch here."""
 
+IN_USE = 75  # exit code (EX_TEMPFAIL): another process works on this run
+
 
 class ConfigError(ValueError):
     """A mistake in the configuration, said in one line."""

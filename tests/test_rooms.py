@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms that it may import beside itse
     "training": {"model", "data", "results", "config", "backbones"},
 }
 ALLOWED["runs"] = set(ALLOWED)
+ALLOWED["commands"] = set(ALLOWED)
 FACE = {"mtdiff": {"runs"}}  # the package itself offers load_run
 OUTSIDE = {"baselines", "experiments", "analysis", "tests"}
 
@@ -115,6 +116,25 @@ def test_baselines_use_the_library_and_nothing_above_it() -> None:
     arrows = graph(ROOT / "baselines")
     above = {"experiments", "analysis", "tests"}
     assert [f"{m} -> {t}" for m, targets in arrows.items() for t in targets if t.split(".")[0] in above] == []
+
+
+def scripts(folder: Path) -> dict[str, set[str]]:
+    """What each script imports, wherever it lies: its file's name -> the first names of its imports."""
+    return {path.stem: {name.split(".")[0] for name in imported(path, {})} for path in folder.rglob("*.py")}
+
+
+def test_no_script_imports_another() -> None:
+    found = {**scripts(ROOT / "experiments"), **scripts(ROOT / "analysis")}
+    callable_ = {path.stem for name in ("experiments", "analysis") for path in (ROOT / name).glob("*.py")}
+    callable_ |= {path.stem for path in (ROOT / "experiments" / "studies").glob("*.py")}
+    assert [f"{name} -> {other}" for name, others in found.items() for other in others & callable_] == []
+
+
+def test_scripts_are_thin() -> None:
+    others = {"benchmark.py", "pretrain.py"}  # the work of these is still in them
+    paths = [path for path in (ROOT / "experiments").glob("*.py") if path.name not in others]
+    assert len(paths) >= 11
+    assert {path.name: n for path in paths if (n := len(path.read_text().splitlines())) > 60} == {}
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
-from composing import guarded
-from sample import number
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where base_model is
 
-from mtdiff.config.schema import construct, given
+from mtdiff.commands.arguments import override_defaults, read_number
+from mtdiff.commands.command import run_command
+from mtdiff.config.schema import construct
 from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results.encoding import compact
@@ -106,10 +106,10 @@ def draw(painter: "Painter", captions: list[str], seed: int) -> "Tensor":
 
 
 def main(arguments: list[str]) -> None:
-    told = given(arguments, DEFAULTS)
+    told = override_defaults(arguments, DEFAULTS)
     if not told["runs"]:
         raise ValueError("runs: has to be given, as runs='runs/*'")
-    count, seed = number(told, "number", int, None, 2), number(told, "seed", int, None, 0)
+    count, seed = read_number(told, "number", int, None, 2), read_number(told, "seed", int, None, 0)
     out = check_writable("out", told["out"], (".json",)) if told["out"] else None
     every = found(told["runs"])
     rows = {}
@@ -122,7 +122,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print((__doc__ or "").strip())
-    else:
-        guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtdiff.config.schema import given
+from mtdiff.commands.arguments import override_defaults
+from mtdiff.commands.command import run_command
 from mtdiff.files import write_atomically
 from mtdiff.provenance import provenance
 
@@ -232,7 +233,7 @@ def study(kills: int, methods: Sequence[str], seed: int, warm: bool, folder: Pat
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    options = given(arguments, DEFAULTS)
+    options = override_defaults(arguments, DEFAULTS)
     for key in ("kills", "seed"):
         if not options[key].isdecimal():
             raise ValueError(f"{key}={options[key]}: expected a whole number of at least 0")
@@ -244,7 +245,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str]) -> int:
     options = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="kill-study-") as folder:
         found = study(
@@ -262,11 +263,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit()
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__)

@@ -15,20 +15,18 @@ All others are those of experiments/run.py. Needs `pip install 'mtdiff[onnx]'`; 
 
 import importlib.util
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
-from composing import guarded
-from cost import configured, split
-
+from mtdiff.commands.arguments import check_output, split_settings
+from mtdiff.commands.command import run_command
+from mtdiff.commands.compose import read_configuration
 from mtdiff.config.schema import construct, refuse
 from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, write_atomically
+from mtdiff.files import write_atomically
 from mtdiff.provenance import device_name, versions
 
 STUDY = "mtdiff.runs.onnx.Study"
@@ -78,22 +76,18 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    own, overrides = split(arguments, STUDY, ("out",))
-    if own.get("out") is not None:
-        check_folder("out", Path(str(own["out"])).parent)
-    plain, chosen = configured(overrides)
+    own, overrides = split_settings(arguments, settings=STUDY, further=("out",), script="onnx_study")
+    out = check_output(own.get("out"))
+    plain, chosen = read_configuration(overrides)
     study = checked_study({k: v for k, v in own.items() if k != "out"}, plain)
     rows = answered(plain, study)
     print("\n".join(lines(rows)))
-    if own.get("out") is not None:
+    if out is not None:
         about = {"schema": 1, "backbone": chosen["backbone"], "method": plain["method"], "tasks": plain["tasks"]}
         about |= {"study": vars(study), "device": device_name("cpu"), "rows": rows}
         about["versions"] = versions() | {name: version(name) for name in LIBRARIES}
-        write_atomically(Path(str(own["out"])), json.dumps(about, indent=1) + "\n")
+        write_atomically(out, json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit()
-    guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

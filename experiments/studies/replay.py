@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the commands are
-from composing import guarded
-from sample import options
-
-from mtdiff.config.schema import PACKAGES, check, check_arguments, construct, refuse, signature
+from mtdiff.commands.arguments import parse_options, read_packages
+from mtdiff.commands.command import run_command
+from mtdiff.config.schema import check, check_arguments, construct, refuse, signature
 from mtdiff.files import read_yaml, shown, within
 from mtdiff.runs.adapter import about_of, check_flat
 
@@ -77,11 +75,10 @@ def lines(found: Any, tasks: list[str]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> None:
-    given = options(arguments, ("run", "fault", "device", "precision", "packages", "base"), ("run",))
+    given = parse_options(arguments, ("run", "fault", "device", "precision", "packages", "base"), ("run",))
     run = Path(given["run"])
     batch, weights = chosen(run, given.get("fault"))
-    named = [package for package in given.get("packages", "").split(",") if package]
-    told: dict[str, Any] = {"packages": (*PACKAGES, *named), "base": given.get("base")}
+    told: dict[str, Any] = {"packages": read_packages(given), "base": given.get("base")}
     import torch
 
     from mtdiff.runs.experiment import MIXED_DTYPES
@@ -105,7 +102,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(__doc__)
-    else:
-        guarded(lambda: main(sys.argv[1:]))
+    run_command(main, __doc__)

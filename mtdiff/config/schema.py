@@ -336,17 +336,3 @@ def describe(annotation: ast.expr | None) -> str:
             words = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text"}
             return words[name]
     return "a value" if annotation is None else ast.unparse(annotation)
-
-
-# Scripts without Hydra
-
-
-def given(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
-    """key=value arguments over the defaults of a script, all texts."""
-    options = dict(defaults)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in options or not value:
-            raise ConfigError(f"argument {argument!r}: expected {' '.join(f'{k}=...' for k in options)}")
-        options[key] = value
-    return options

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal, Self
 
 
 def at_least(key: str, value: float, low: float) -> None:
@@ -129,3 +129,23 @@ class Speed:
     compile: bool = False
     channels_last: bool = False
     fused: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a configuration says besides the objects that it constructs, built and checked in one place."""
+
+    training: Training
+    speed: Speed
+    sampling: Sampling
+    evaluation: Evaluation
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Self:
+        """The settings of a whole configuration. ValueError where a value is out of its range."""
+        return cls(
+            training=Training(**plain["training"]),
+            speed=Speed(**plain["speed"]),
+            sampling=Sampling(**plain["sampling"]),
+            evaluation=Evaluation(**plain["evaluation"]),
+        )

@@ -24,10 +24,8 @@ from typing import Any
 import yaml
 
 from mtdiff.config.schema import refuse
-from mtdiff.errors import ConfigError
+from mtdiff.errors import IN_USE, ConfigError
 from mtdiff.runs.lock import wait_for
-
-IN_USE = 75  # exit code (EX_TEMPFAIL): another process works on this run
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import composing
 import cost
 import export
 import numpy as np
@@ -21,11 +20,12 @@ import pytest
 import sample
 import table
 import torch
-from hydra import initialize_config_dir
 from PIL import Image
 from run_folders import Change, about_changed, copied, hole, make_run, picture, tensors_changed
 
 from mtdiff import load_run
+from mtdiff.commands.command import guard
+from mtdiff.commands.compose import Call, check_call, read_configuration
 from mtdiff.config.schema import construct
 from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result, Row
@@ -169,13 +169,13 @@ COSTS: list[tuple[str, list[str]]] = [
 ]
 
 
-def answer(capsys: pytest.CaptureFixture[str], action: Callable[[], Any]) -> str:
+def answer(capsys: pytest.CaptureFixture[str], action: Callable[[], Any], prefix: str = "error") -> str:
     """What an entry point says to a mistake: one line, and the exit code of one."""
     with pytest.raises(SystemExit) as caught:
-        composing.guarded(action)
+        guard(action, prefix=prefix)
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
+    assert said.startswith(f"{prefix}: ")
     assert said.count("\n") == 1
     return said
 
@@ -191,13 +191,12 @@ def overrides(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("given", "words"), CONFIGURATIONS, ids=[c for c, _ in CONFIGURATIONS])
 def test_configurations(given: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    names(words, answer(capsys, lambda: composing.precheck(overrides(given))))
+    names(words, answer(capsys, lambda: check_call(Call(overrides(given)))))
 
 
 @pytest.mark.parametrize(("given", "words"), CONSTRUCTORS, ids=[c for c, _ in CONSTRUCTORS])
 def test_values_that_constructors_refuse(given: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with initialize_config_dir(str(composing.CONFIGS.resolve()), version_base=None):
-        plain = composing.checked(composing.composed(overrides(given)))
+    plain, _ = read_configuration(overrides(given))
     names(words, answer(capsys, lambda: check_constructors(plain)))
 
 
@@ -568,9 +567,8 @@ RESULT_FILES: dict[str, tuple[bytes, list[str]]] = {
 def test_tables(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, words = RESULT_FILES[name]
     (tmp_path / "result.json").write_bytes(data)
-    assert table.main([f"results={tmp_path}/*.json", f"out={tmp_path}/table"]) == 2
-    said = capsys.readouterr().err
-    assert said.strip().count("\n") == 0
+    arguments = [f"results={tmp_path}/*.json", f"out={tmp_path}/table"]
+    said = answer(capsys, lambda: table.main(arguments), "table.py")
     names([f"{tmp_path}/result.json", *words], said)
 
 
@@ -592,10 +590,8 @@ def good_result(tmp_path: Path) -> Path:
 def test_table_options(
     arguments: list[str], words: list[str], good_result: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert table.main([a.format(good_result) for a in arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.strip().count("\n") == 0
-    names(words, said)
+    given = [a.format(good_result) for a in arguments]
+    names(words, answer(capsys, lambda: table.main(given), "table.py"))
 
 
 # The same as commands

@@ -46,18 +46,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, tuple[str, int]]:
-    """All cases in one process: what `guarded(precheck)` prints and its exit code."""
+    """All cases in one process: what `guard(check_call)` prints and its exit code."""
     script = f"""
 import contextlib, io, json, sys
-sys.path.insert(0, {str(ROOT / "experiments")!r})
-import composing
+from mtdiff.commands.command import guard
+from mtdiff.commands.compose import Call, check_call
 answers = {{}}
 for case in {[case for case, _ in CASES]!r}:
     err = io.StringIO()
     code = 0
     with contextlib.redirect_stderr(err):
         try:
-            composing.guarded(lambda: composing.precheck([case]))
+            guard(lambda: check_call(Call([case])))
         except SystemExit as e:
             code = e.code
     answers[case] = (err.getvalue(), code)

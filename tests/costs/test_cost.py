@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from tiny import BACKBONES, TASKS, sd15_shapes, sdxl_shapes, tiny_unet
 from torch import Tensor, nn
 
+from mtdiff.commands.command import guard
 from mtdiff.costs import measure as cost
 from mtdiff.costs.flops import (
     Flops,
@@ -409,7 +410,7 @@ def test_script_measures_in_a_process_of_its_own(script: Any, tmp_path: Path, ca
 )
 def test_script_answers_mistakes_in_one_line(script: Any, arguments: list[str], expected: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
-        script.guarded(lambda: script.main(arguments))
+        guard(lambda: script.main(arguments))
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1

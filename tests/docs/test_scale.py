@@ -12,6 +12,9 @@ from tiny import UNET
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 from whole_runs import ROOT, composed
 
+from baselines.trivial import trivial
+from mtdiff.commands.run import run_in
+
 TINY = {"unet": UNET, "vae": TINY_VAE, "text_encoder": TINY_CLIP, "scheduler": SCHEDULER}
 
 
@@ -40,12 +43,11 @@ def test_the_documented_commands_at_tiny_size(
     plain, chosen = composed([*given["run"], "backbone.size=64", "data.size=64"])
     plain["backbone"]["architecture"] = TINY
     import export
-    import run
     import sample
 
     folder = Path(plain["run_dir"])
     folder.mkdir(parents=True)
-    run.run_in(folder, plain, chosen)
+    run_in(folder, plain, chosen, trivial)
     assert list((folder / "checkpoints").glob("step-00000002-*.ckpt"))
     Image.new("RGB", (64, 64), "green").save(folder / "samples" / "edit.png")
     sample.main(given["sample"])

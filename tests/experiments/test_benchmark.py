@@ -15,6 +15,7 @@ from benchmarks.timing import Bar, Comparison, How, take_turns
 from tiny import tiny_unet
 from torch import nn
 
+from mtdiff.commands.command import guard
 from mtdiff.methods import experts as layer
 from mtdiff.methods.experts import Experts
 from mtdiff.methods.mtu import MTU
@@ -171,7 +172,7 @@ def test_folded_by_shapes_alone() -> None:
 )
 def test_mistakes_get_one_line(script: Any, arguments: list[str], expected: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
-        script.guarded(lambda: script.main(arguments))
+        guard(lambda: script.main(arguments))
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1

@@ -10,12 +10,13 @@ import torch
 import yaml
 from base_model import pretraining as pretraining_of
 from base_model.pretraining import Records, TransformerDenoiser, prompted
-from hydra import initialize_config_dir
 from safetensors.torch import load_file
 from whole_runs import whole_run
 
 from mtdiff import load_run
 from mtdiff.backbones import dit
+from mtdiff.commands.compose import read_configuration
+from mtdiff.commands.suites import plan_suite
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -25,9 +26,7 @@ RUNS = {"mtu_sd15": 11, "mtu_sdxl": 8, "dtr_dit": 13}
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_recipe_plans_all_its_runs(name: str) -> None:
-    import run
-
-    runs = run.planned(name, SHIPPED_METRICS)
+    runs = plan_suite(name, SHIPPED_METRICS)
     assert len(runs) == RUNS[name]
     header = (CONFIGS / "suite" / f"{name}.yaml").read_text()
     assert header.startswith(f"# python experiments/run.py suite={name} ")
@@ -36,16 +35,12 @@ def test_a_recipe_plans_all_its_runs(name: str) -> None:
 
 def test_mtus_recipes_are_as_published() -> None:
     """Optimiser, rate, batch, size, steps of sampling and guidance of METHODS: arXiv 2503.11905."""
-    import composing
-    import run
-
     for name, optimizer, lr, decay, steps, text in (
         ("mtu_sd15", "adam", 1e-4, 0, 20, (7.5, 7.5, 4.0)),
         ("mtu_sdxl", "adamw", 5e-5, 0.01, 50, (5.0, 10.0, 4.0)),
     ):
-        first = run.planned(name, SHIPPED_METRICS)[0]
-        with initialize_config_dir(str(CONFIGS), version_base=None):
-            plain = composing.checked(composing.composed(first.overrides))
+        first = plan_suite(name, SHIPPED_METRICS)[0]
+        plain, _ = read_configuration(first.overrides)
         training, guidance = plain["training"], plain["sampling"]["guidance"]
         assert (training["optimizer"], training["lr"], training["weight_decay"]) == (optimizer, lr, decay)
         assert (training["batch_size"], plain["trainer"]["devices"], plain["backbone"]["size"]) == (16, 8, 512)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mtdiff.commands.suites import plan_suite
 from mtdiff.runs.suite import Planned
 
 ROOT = Path(__file__).parents[2]
@@ -33,16 +34,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run_module() -> Any:
-    import run
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def plans(run_module: Any) -> dict[str, list[Planned]]:
+def plans() -> dict[str, list[Planned]]:
     """Every shipped suite, and every suite's W&B sweeps as one suite, written as W&B's own agent would call them."""
-    return {name: run_module.planned(name, ["evaluation.baselines=false"]) for name in NAMES}
+    return {name: plan_suite(name, ["evaluation.baselines=false"]) for name in NAMES}
 
 
 def agent_calls(sweep: dict[str, Any]) -> list[list[str]]:
@@ -89,9 +83,7 @@ def test_every_model_sees_the_same_examples_of_a_task(plans: dict[str, list[Plan
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wandb_sweeps_are_the_suites_runs(
-    name: str, plans: dict[str, list[Planned]], run_module: Any, tmp_path: Path
-) -> None:
+def test_wandb_sweeps_are_the_suites_runs(name: str, plans: dict[str, list[Planned]], tmp_path: Path) -> None:
     files = [path for path in SWEEPS if path.parent.name == name]
     lines = []
     for path in files:
@@ -102,7 +94,7 @@ def test_wandb_sweeps_are_the_suites_runs(
         lines += [" ".join(call) for call in agent_calls(sweep)]
     copy = tmp_path / "sweep.yaml"
     copy.write_text(yaml.safe_dump({"equal_budget": False, "runs": lines}))
-    swept = run_module.planned(str(copy), [])
+    swept = plan_suite(str(copy), [])
     assert {run.folder for run in swept} == {run.folder for run in plans[name]}
 
 
@@ -174,7 +166,7 @@ def test_a_stopped_suite_finishes_with_each_run_done_once(tmp_path: Path) -> Non
 
 def said_folders(folder: Path, arguments: list[str]) -> list[str]:
     """Where the runs of a suite go, by the plan of a process in that folder."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r}); import run\n"
-    code += f"print(*(r.folder for r in run.planned('mine.yaml', {arguments[1:]!r})), sep='\\n')"
+    code = "from mtdiff.commands.suites import plan_suite\n"
+    code += f"print(*(r.folder for r in plan_suite('mine.yaml', {arguments[1:]!r})), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.split()

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
-from omegaconf import OmegaConf
+from baselines.trivial import trivial
+from mtdiff.commands.compose import read_configuration
+from mtdiff.commands.run import run_in
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -27,19 +28,12 @@ SMALL = [
 
 def composed(overrides: list[str], configs: Path = CONFIGS) -> tuple[dict[str, Any], dict[str, str]]:
     """The checked configuration, and what was chosen of each group."""
-    import composing
-
-    with initialize_config_dir(str(configs), version_base=None):
-        config = composing.composed([*SMALL, *overrides], with_hydra=True)
-    chosen = {k: str(v) for k, v in config.hydra.runtime.choices.items()}
-    return composing.checked(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])), chosen
+    return read_configuration([*SMALL, *overrides], folder=configs)
 
 
 def whole_run(folder: Path, *overrides: str, configs: Path = CONFIGS) -> dict[str, Any]:
     """`result.json` of a run in `folder`, which goes on where it was."""
     plain, chosen = composed([f"run_dir={folder}", *overrides], configs)
-    import run
-
     folder.mkdir(parents=True, exist_ok=True)
-    run.run_in(folder, plain, chosen)
+    run_in(folder, plain, chosen, trivial)
     return json.loads((folder / "result.json").read_text())

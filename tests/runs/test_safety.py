@@ -15,18 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import composing
 import pytest
-import run
 import torch
 from fuzz import batch
-from hydra import initialize_config_dir
 from PIL import Image
 from run_folders import ABOUT, about_changed, copied, make_run
 from tiny import tiny_unet
 
+from baselines.trivial import trivial
 from mtdiff import load_run
 from mtdiff.backbones.stable_diffusion import load
+from mtdiff.commands.command import guard
+from mtdiff.commands.compose import compose_run, composer
+from mtdiff.commands.run import refuse_another, run_once
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
 from mtdiff.files import hold_folder, read_json, read_yaml, within, write_atomically
@@ -161,7 +162,7 @@ def test_nothing_is_resolved_in_a_config_of_others(tmp_path: Path, monkeypatch: 
     (tmp_path / "config.yaml").write_text("seed: ${oc.env:MTDIFF_SECRET}\n")
     assert read_yaml(tmp_path / "config.yaml") == {"seed": "${oc.env:MTDIFF_SECRET}"}
     with pytest.raises(ValueError, match=r"\A(?!.*hunter2)[^\n]*another `seed`[^\n]*\Z"):
-        run.refuse_another(tmp_path, {"seed": "hunter2"})
+        refuse_another(tmp_path, {"seed": "hunter2"})
 
 
 # YAML
@@ -188,7 +189,7 @@ def test_yaml_of_others(name: str, tmp_path: Path) -> None:
     content, word = YAMLS[name]
     (tmp_path / "config.yaml").write_text(content.replace("{trace}", str(tmp_path / "trace")))
     with pytest.raises(ValueError, match=rf"\A[^\n]*config.yaml: [^\n]*{word}[^\n]*\Z"):
-        run.refuse_another(tmp_path, {"seed": 0})
+        refuse_another(tmp_path, {"seed": 0})
     assert not (tmp_path / "trace").exists()
 
 
@@ -316,7 +317,7 @@ def test_a_run_does_not_write_through_links(name: str, there: bool, tmp_path: Pa
         target.write_text("precious")
     (mine / name).symlink_to(target)
     with pytest.raises(ValueError, match=rf"\A[^\n]*{name}: leads out of its folder[^\n]*\Z"):
-        run.one_run(configuration(mine), {"method": "mtu", "backbone": "nano", "data": "emoji"})
+        run_once(*configuration(mine), trivial)
     assert target.exists() == there
     assert not there or target.read_text() == "precious"
 
@@ -335,7 +336,7 @@ def test_nor_through_links_at_any_depth(name: str, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{name}: leads out of its folder[^\n]*\Z"):
-        run.one_run(configuration(tmp_path / "run"), {"method": "mtu", "backbone": "nano", "data": "emoji"})
+        run_once(*configuration(tmp_path / "run"), trivial)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -413,8 +414,8 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
 
 
 def configuration(folder: Path) -> Any:
-    with initialize_config_dir(str(composing.CONFIGS.resolve()), version_base=None):
-        return composing.composed([f"run_dir={folder}"])
+    with composer():
+        return compose_run([f"run_dir={folder}"])
 
 
 def test_a_result_is_not_read_through_a_link(tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ def test_files_without_end(name: str, foreign: Path) -> None:
     read: dict[str, Any] = {
         "adapter.json": lambda: load_run(foreign),
         "result.json": lambda: Result.load(foreign / name),
-        "config.yaml": lambda: run.refuse_another(foreign, {"seed": 0}),
+        "config.yaml": lambda: refuse_another(foreign, {"seed": 0}),
     }
     with pytest.raises(ValueError, match=r"\A[^\n]*1099511627776 bytes[^\n]*\Z"):
         read[name]()
@@ -536,7 +537,7 @@ def test_a_message_does_not_steer_the_terminal(
     clear = "\x1b[2J\x07"
     spoilt = about_changed(folder, tmp_path / "run", lambda about: about["method"].update(router_input=clear))
     with pytest.raises(SystemExit):
-        composing.guarded(lambda: load_run(spoilt))
+        guard(lambda: load_run(spoilt))
     assert "\\x1b[2J\\x07" in capsys.readouterr().err
 
 

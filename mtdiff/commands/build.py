@@ -1,0 +1,115 @@
+"""The objects of a run, from its checked configuration; nothing below sees the configuration itself."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtdiff.config.schema import construct
+from mtdiff.config.settings import Settings
+from mtdiff.runs.adapter import started
+
+if TYPE_CHECKING:
+    from mtdiff.backbones.base import Backbone
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.evaluation import Trivial
+    from mtdiff.runs.experiment import Experiment
+    from mtdiff.training.encodings import CachedEncoder
+
+
+def build_experiment(plain: Mapping[str, Any], folder: Path, trivial: "Trivial") -> "Experiment":
+    """The experiment that a checked configuration describes. trivial: answers that need no model."""
+    from mtdiff.data.module import MixtureModule
+    from mtdiff.runs.experiment import Experiment
+    from mtdiff.runs.load import make_painter
+    from mtdiff.training.module import MultiTaskModule
+
+    settings = Settings.read(plain)
+    training, evaluation = settings.training, settings.evaluation
+    tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
+    data = MixtureModule(
+        construct(plain["data"]),
+        tasks,
+        {name: plain["weights"].get(name, 1.0) for name in tasks},
+        batch_size=training.batch_size,
+        workers=training.workers,
+        seed=plain["seed"],
+        test_per_task=evaluation.per_task,
+        validation_per_task=evaluation.validation_per_task,
+        test_split=evaluation.split,
+    )
+    denoiser, untouched = build_denoisers(plain, settings)
+    module = MultiTaskModule(
+        denoiser,
+        training,
+        seed=plain["seed"],
+        balancing=construct(plain["balancing"]),
+        cache=open_cache(training.cache, denoiser.backbone, plain),
+        fused=settings.speed.fused,
+    )
+    return Experiment(
+        module=module,
+        painter=make_painter(denoiser, settings.sampling),
+        data=data,
+        training=training,
+        evaluation=evaluation,
+        trainer=plain["trainer"],
+        folder=folder,
+        trivial=trivial,
+        judge=construct(plain["metrics"]).judge(),
+        untouched=untouched,
+        wandb=read_wandb_options(plain, folder) if plain["logger"]["wandb"] else None,
+        progress=bool(plain["progress"]),
+        patience=float(plain["logger"]["patience"]),
+        base=lambda: construct(plain["backbone"]),
+    )
+
+
+def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Denoiser, Denoiser | None]":
+    """The base with the method on it, ready to be trained; and the untouched base, or None without baselines."""
+    import torch
+
+    from mtdiff.methods.untouched import Untouched
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.load import load_adapter
+    from mtdiff.training.memory import use_channels_last
+
+    torch.manual_seed(plain["seed"])  # what a method draws at the start
+    denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
+    if (start := started(plain)) is not None:
+        load_adapter(denoiser, start)
+    baselines, speed = settings.evaluation.baselines, settings.speed
+    untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None
+    if settings.training.gradient_checkpointing:
+        denoiser.backbone.enable_gradient_checkpointing()
+    if speed.channels_last:
+        use_channels_last(denoiser.backbone)
+    if speed.compile:
+        denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
+    return denoiser, untouched
+
+
+def open_cache(folder: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":
+    """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made."""
+    if folder is None:
+        return None
+    from mtdiff.training.cache import Cache
+    from mtdiff.training.encodings import CachedEncoder
+
+    return CachedEncoder(backbone, Cache(folder, backbone, str(plain["trainer"].get("precision"))))
+
+
+def read_wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What Weights & Biases is started with: offline where there is no account, or where WANDB_MODE says so."""
+    logger = plain["logger"]
+    known = os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()
+    offline = os.environ.get("WANDB_MODE") == "offline" or not known
+    tags = [plain["method"]["_target_"].rpartition(".")[2], *plain["tasks"], *logger["tags"]]
+    return {
+        "project": logger["project"],
+        "group": logger["group"],
+        "tags": tags,
+        "name": folder.name,
+        "offline": offline,
+        "config": dict(plain),
+    }

@@ -1,0 +1,104 @@
+"""One run of a configuration in its folder: refused where another is there, gone on with, or complete already."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mtdiff.commands.build import build_experiment
+from mtdiff.commands.compose import check_configuration
+from mtdiff.errors import ConfigError
+from mtdiff.files import check_folder, check_links, first_process, read_yaml, write_atomically
+from mtdiff.runs.checks import check_constructors
+from mtdiff.runs.lock import alone
+
+if TYPE_CHECKING:
+    from mtdiff.runs.evaluation import Trivial
+
+NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
+
+
+def hash_configuration(plain: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of what makes the run another experiment."""
+    identity = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def locate_run(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> Path:
+    """The folder that a run goes to: the one asked for, or one named by what was chosen."""
+    if plain["run_dir"] is not None:
+        return Path(plain["run_dir"]).expanduser()
+    subset = "" if len(plain["tasks"]) == len(plain["task"]) else "-" + "+".join(plain["tasks"])
+    what = f"{chosen['method']}-{chosen['backbone']}-{chosen['data']}{subset}"
+    default = f"{what}-seed{plain['seed']}-{hash_configuration(plain)}"
+    return Path("runs") / str(plain["name"] or default)
+
+
+def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another experiment."""
+    if not (folder / "config.yaml").exists():
+        return
+    there = read_yaml(folder / "config.yaml")
+    for name, value in plain.items():
+        if name not in NOT_IDENTITY and (not isinstance(there, dict) or there.get(name) != value):
+            raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
+
+
+def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") -> None:
+    """Check a composed configuration, take its folder alone, and run what is not complete there."""
+    plain = check_configuration(config)
+    folder = locate_run(plain, chosen)
+    check_links(check_folder("run_dir", folder))
+    with alone(folder):
+        run_in(folder, plain, chosen, trivial)
+
+
+def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], trivial: "Trivial") -> None:
+    """Run an experiment in a folder that is ours, or say that it is complete already."""
+    refuse_another(folder, plain)
+    from mtdiff.results.terminal import announce
+
+    if (folder / "result.json").exists():
+        from mtdiff.results.record import Result
+
+        earlier = Result.load(folder / "result.json")
+        if earlier.status == "complete":
+            announce(earlier, folder, "complete already")
+            return
+    check_constructors(plain)
+    made = build_experiment(plain, folder, trivial)
+    if first_process():
+        write_atomically(
+            folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+        )  # not earlier: a constructor may yet refuse an option
+    from mtdiff.costs.flops import has_source
+    from mtdiff.costs.measure import measure_run
+    from mtdiff.provenance import provenance
+    from mtdiff.results.record import Result
+    from mtdiff.runs.experiment import execute
+
+    sources = [has_source(task) for task in made.data.tasks.values()]
+    params, cost = measure_run(made.module.denoiser, len(plain["task"]), sources)
+    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
+    about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
+    start = Result(
+        chosen["method"],
+        chosen["backbone"],
+        chosen["data"],
+        plain["tasks"],
+        plain["seed"],
+        config=dict(plain),
+        params=dict(params),
+        cost=cost,
+        **provenance(str(made.module.device)),
+    )
+    result = execute(made, start, about)
+    if first_process():
+        announce(result, folder, "done")
+        for name, count in made.data.skipped().items():
+            print(f"- data: {count} unreadable rows of {name} were replaced")
+        if made.module.cache is not None:
+            print(f"- {made.module.cache.report()}")

@@ -1,0 +1,44 @@
+"""Suites on the command line: every run is composed and checked, then all run one after another."""
+
+from collections.abc import Sequence
+
+import yaml
+from omegaconf import DictConfig
+
+from mtdiff.commands.compose import CONFIGS, check_configuration, compose_run, composer, expand_sweep
+from mtdiff.commands.run import locate_run
+from mtdiff.errors import ConfigError
+from mtdiff.runs.suite import Planned, budgeted, distinct, key, load, run_all, without
+
+
+def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
+    """Every run of a suite with its folder, after the checks that a single run gets."""
+    suite, runs = load(name, CONFIGS / "suite"), []
+    known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+    with composer():
+        for run in (run for line in suite.given(overrides) for run in expand_sweep(line)):
+            kept = tuple(without(run, ["seed"]))
+            if kept not in known:  # composing takes 0.1 s, and most runs differ in the seed alone
+                known[kept] = compose_run(kept)
+            composed, chosen = known[kept]
+            config = composed.copy()
+            config.seed = next((yaml.safe_load(o.partition("=")[2]) for o in run if key(o) == "seed"), config.seed)
+            plain = check_configuration(config)
+            plain["training"]["steps"] = budgeted(suite, plain)
+            group = [] if plain["logger"]["group"] else [f"logger.group={suite.name}"]
+            steps = f"training.steps={plain['training']['steps']}"
+            runs.append(Planned([*without(run, [steps]), steps, *group], locate_run(plain, chosen)))
+    return distinct(suite, runs)
+
+
+def run_suite(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run the suite that is named among overrides; the exit code says whether every run is complete.
+
+    command: what runs one of them, without its overrides.
+    """
+    flags = [a for a in arguments if a.startswith("-")]
+    if flags:
+        raise ConfigError(f"{flags[0]}: not together with suite=...")
+    names = [a.partition("=")[2] for a in arguments if a.startswith("suite=")]
+    runs = plan_suite(names[-1], [a for a in arguments if not a.startswith("suite=")])
+    return run_all(runs, lambda run: [*command, *run.overrides])

@@ -1,0 +1,66 @@
+"""Complete runs copied into a small folder that can be committed."""
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mtdiff.results.record import Found, Result, find
+
+QUALITY = 50  # of WebP: a tenth of the PNG's bytes for the study's pictures of seed 0
+
+
+def name_run(path: Path) -> str:
+    """The run folder's name, or the file's own."""
+    return path.parent.name if path.name == "result.json" else path.stem
+
+
+def choose_complete(found: Sequence[Found]) -> dict[str, Found]:
+    """Complete runs by name. What is not complete is said."""
+    kept: dict[str, Found] = {}
+    for one in found:
+        if one.result is None or one.result.status != "complete":
+            reason = one.reason if one.result is None else one.result.status
+            print(f"collect.py: left out: {one.path}: {reason}", file=sys.stderr)
+        elif name_run(one.path) in kept:
+            raise ValueError(
+                f"{one.path}: another run is called {name_run(one.path)} too: {kept[name_run(one.path)].path}"
+            )
+        else:
+            kept[name_run(one.path)] = one
+    return kept
+
+
+def collect_runs(runs: str, folder: Path, *, pictures: bool, seeds: Collection[int]) -> Iterator[Path]:
+    """Write the complete runs that a glob pattern finds into `folder`, and yield the files written.
+
+    pictures: their sample grids too, of runs with one of the `seeds`, of all runs where none is named.
+    """
+    found = find(runs)
+    if not found:
+        raise ValueError(f"runs={runs}: no such file")
+    for name, one in choose_complete(found).items():
+        assert one.result is not None
+        strip_place(one.result).save(folder / f"{name}.json")
+        yield folder / f"{name}.json"
+        if pictures and (not seeds or one.result.seed in seeds):
+            yield from copy_pictures(one, folder / name)
+
+
+def strip_place(result: Result) -> Result:
+    """Without the folder of a machine: `run_dir` keeps its last part."""
+    place = result.config.get("run_dir")
+    return result if place is None else replace(result, config={**result.config, "run_dir": Path(place).name})
+
+
+def copy_pictures(one: Found, target: Path) -> Iterator[Path]:
+    """The sample grids of a run folder as WebP: `<target>-<task>.webp`."""
+    from PIL import Image
+
+    assert one.result is not None
+    for task in one.result.tasks:
+        source, path = one.path.parent / "samples" / f"{task}.png", target.with_name(f"{target.name}-{task}.webp")
+        if source.exists():
+            with Image.open(source) as image:
+                image.convert("RGB").save(path, quality=QUALITY, method=6)
+            yield path

@@ -1,0 +1,141 @@
+"""What a configured model costs: parameters, FLOPs and disk on shapes alone, time and memory with random weights."""
+
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+from mtdiff.config.schema import construct
+from mtdiff.errors import ConfigError
+from mtdiff.provenance import device_name, versions
+
+# Counting
+
+
+def build_shapes(plain: Mapping[str, Any]) -> Any:
+    """The configured backbone on the meta device."""
+    return construct({**plain["backbone"], "weights": "meta"})
+
+
+def adapt_backbone(backbone: Any, plain: Mapping[str, Any]) -> Any:
+    """A denoiser of the configured method on the backbone."""
+    from mtdiff.model.denoiser import Denoiser
+
+    return Denoiser(backbone, construct(plain["method"]), plain["tasks"])
+
+
+def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters, FLOPs and disk of the untouched base and of the adapted model."""
+    from mtdiff.costs import measure as cost
+    from mtdiff.costs.flops import count_step_flops, encode_prompt, guide_row, has_source, make_condition
+    from mtdiff.methods.untouched import Untouched
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.model.sampling import Guidance
+
+    backbone = build_shapes(plain)
+    text = encode_prompt(backbone)
+    sources = {name: has_source(construct(plain["task"][name])) for name in plain["tasks"]}
+    rows = {name: make_condition(backbone, text, source, k) for k, (name, source) in enumerate(sources.items())}
+    base = Denoiser(backbone, Untouched(), plain["tasks"])
+    parameters = cost.count_parameters(base)["total"]
+    untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).named()}
+
+    denoiser = adapt_backbone(backbone, plain)
+    steps = {name: count_step_flops(denoiser, row) for name, row in rows.items()}
+    pictures = {}
+    for name, row in rows.items():
+        guided = guide_row(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
+        flops = count_step_flops(denoiser, guided).named(plain["sampling"]["steps"])
+        pictures[name] = {"predictions": len(guided), "steps": plain["sampling"]["steps"], **flops}
+    served = len(plain["task"])
+    dearest = max(steps, key=lambda name: steps[name].total)
+    blank = {"latency_ms": {"median": None, "p95": None}, "peak_memory_mb": None}
+    return {
+        "schema": 1,
+        **{k: chosen[k] for k in ("backbone", "method")},
+        "options": plain["method"],
+        "tasks": plain["tasks"],
+        "tasks_served": list(plain["task"]),
+        "batch": 1,
+        "latent_shape": list(backbone.latent_shape),
+        "text_tokens": text.tokens.shape[1],
+        "base": untouched,
+        "params": cost.count_parameters(denoiser, served),
+        "cost": {**steps[dearest].named(), **blank},
+        "dearest_task": dearest,
+        "per_step": {name: flops.named() for name, flops in steps.items()},
+        "per_picture": pictures,
+        "disk_mb": cost.measure_disk(denoiser, parameters, served),
+        "measured": None,
+        "versions": versions(),
+    }
+
+
+# Measuring
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole terminal; the process that waits says the one line about it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def measure_costs(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Time and memory of a step; runs in the new process."""
+    from mtdiff.costs.flops import encode_prompt, has_source, make_condition
+    from mtdiff.costs.measure import Measuring, measure_call
+
+    backbone = build_shapes(plain)
+    source = has_source(construct(plain["task"][task]))
+    row = make_condition(backbone, encode_prompt(backbone), source, plain["tasks"].index(task))
+    how = Measuring(**options)
+    return {**measure_call(adapt_backbone(backbone, plain), row, how), "device": device_name(how.device)}
+
+
+def measure_alone(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`measure_costs` in a process that has nothing else in its memory. ConfigError where it is killed."""
+    with ProcessPoolExecutor(1, get_context("spawn"), ignore_interrupts) as pool:
+        try:
+            return pool.submit(measure_costs, plain, task, options).result()
+        except BrokenProcessPool:
+            raise ConfigError(
+                "latency=true: the measuring process was killed, most likely for want of memory"
+            ) from None
+
+
+# The answer
+
+
+def describe_costs(found: Mapping[str, Any]) -> list[str]:
+    """The result for a person, line by line."""
+    base, params, cost, disk = found["base"], found["params"], found["cost"], found["disk_mb"]
+    said = [
+        f"{found['method']} on {found['backbone']}, trained for {', '.join(found['tasks'])}; one sample, "
+        f"latents {'x'.join(map(str, found['latent_shape']))}, {found['text_tokens']} tokens",
+        f"parameters      base {base['parameters'] / 1e6:.1f}M, model {params['total'] / 1e6:.1f}M, trained "
+        f"{params['trainable'] / 1e6:.1f}M, for {len(found['tasks_served'])} tasks "
+        f"{params['total_for_all_tasks'] / 1e6:.1f}M",
+        f"disk, float16   base {disk['base_float16']:.1f} MB, what training made {disk['adapter_float16']:.1f} MB, "
+        f"shipped for all tasks {disk['shipped_float16']:.1f} MB; autoencoder and text {disk['around_float16']:.1f} MB",
+        f"a step          base {format_tera(base)}, model {format_tera(cost)} "
+        f"({cost['flops'] / base['flops'] - 1:+.1%}), dearest task {found['dearest_task']}",
+    ]
+    for name, flops in found["per_picture"].items():
+        said.append(
+            f"a picture       {name}: {flops['steps']} steps x {flops['predictions']} predictions, {format_tera(flops)}"
+        )
+    how = found["measured"]
+    if how is not None:
+        where = how["device"] + (f", threads: {how['threads']}" if how["threads"] else "")
+        latency = cost["latency_ms"]
+        said.append(f"latency         median {latency['median']:.1f} ms, p95 {latency['p95']:.1f} ms ({where})")
+        peak = "unknown" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:.0f} MB"
+        libraries = f", libraries {how['libraries_mb']:.0f} MB of it" if how["libraries_mb"] else ""
+        said.append(f"peak memory     {peak} ({how['peak_memory_of']}{libraries})")
+    return said
+
+
+def format_tera(flops: Mapping[str, int]) -> str:
+    """FLOPs in both conventions."""
+    return f"{flops['flops'] / 1e12:.4g} TFLOPs ({flops['flops_no_attn'] / 1e12:.4g} without attention products)"
