@@ -23,11 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from mtdiff.results import study as studies
+from mtdiff.results.changes import Change, list_changes, rows_by_seed, yardstick
 from mtdiff.results.intervals import Interval, seed_interval
 from mtdiff.results.render import ARROWS, STYLE, html_body, large
-from mtdiff.results.study import Change, Run, Study
+from mtdiff.results.study import Run, Study, read
 from mtdiff.results.table import Cell, Column, Line, only, summarise
+from mtdiff.results.variants import methods, options, select_ablation, select_main
 
 COMMITTED = str(Path(__file__).resolve().parents[1] / "experiments" / "results" / "**" / "*.json")
 COLOURS = {  # Okabe & Ito: told apart by everyone
@@ -61,13 +62,13 @@ mpl.rcParams |= {
 def load(results: str | None = None) -> Study:
     """The study in the files of a glob pattern: `results`, else MTDIFF_RESULTS, else what is committed."""
     patterns = results or os.environ.get("MTDIFF_RESULTS") or COMMITTED
-    study = studies.read(patterns)
+    study = read(patterns)
     if study.runs:
         first = study.runs[0].result
         count, seeds = len(study.complete), sorted({run.result.seed for run in study.complete})
         say(
             f"Complete runs on {first.backbone}/{first.data}: {count}; not complete: {len(study.runs) - count}. "
-            f"Seeds: {', '.join(map(str, seeds)) or 'none'}. Methods: {', '.join(studies.methods(study))}."
+            f"Seeds: {', '.join(map(str, seeds)) or 'none'}. Methods: {', '.join(methods(study))}."
         )
     for note in study.notes:
         say(note)
@@ -266,10 +267,10 @@ def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, floa
 
 def by_number(study: Study, method: str, option: str, label: str) -> None:
     """A method's headline metrics over a number that it can be told, all else as in its central variant."""
-    part = studies.ablation(study, method, option)
+    part = select_ablation(study, method, option)
     found: dict[Any, list[Run]] = defaultdict(list)
     for run in part.complete:
-        value = studies.options(run.result).get(option)
+        value = options(run.result).get(option)
         if isinstance(value, int | float):
             found[value].append(run)
     if len(found) < 2:
@@ -279,7 +280,7 @@ def by_number(study: Study, method: str, option: str, label: str) -> None:
     figure, panels = grid(1, len(columns), 2.5, 2.4)
     for axes, column in zip(panels[0], columns, strict=True):
         for x, value in enumerate(sorted(found)):
-            cell = over_seeds(studies.row_by_seed(found[value], column))
+            cell = over_seeds(rows_by_seed(found[value], column))
             if cell is not None:
                 point(axes, x, cell, True, color=colour(method))
         axes.set_xticks(range(len(found)), [f"{value:g}" for value in sorted(found)])
@@ -299,8 +300,8 @@ def over_seeds(rows: Mapping[int, Any]) -> Interval | None:
 
 def variants(study: Study, method: str) -> None:
     """Every variant of a method on all tasks, as a table of each task's first metric and of LPIPS."""
-    part = study.where(r for r in study.runs if r.result.method == method and len(r.result.tasks) == len(study.tasks))
-    if len({repr(sorted(studies.options(run.result).items())) for run in part.complete}) < 2:
+    part = study.select(r for r in study.runs if r.result.method == method and len(r.result.tasks) == len(study.tasks))
+    if len({repr(sorted(options(run.result).items())) for run in part.complete}) < 2:
         say(f"The results hold no further variant of {method}.")
         return
     table(part, [c for c in part.columns if c in part.headlines or c.metric.startswith("lpips")])
@@ -328,7 +329,7 @@ def told(study: Study, key: str) -> list[Run]:
 
 def routers(study: Study) -> None:
     """The weights of the experts of every block, a panel per task, mean over the seeds of the central variant."""
-    part = studies.main(study)
+    part = select_main(study)
     runs = [r for r in told(part, "router") if len(r.result.tasks) == len(study.tasks)]
     if not runs:
         say("No result carries router weights (a run of MTU on all tasks writes them into `method_report`).")
@@ -387,7 +388,7 @@ def group(run: Run, study: Study) -> str:
 
 def deviation(study: Study) -> None:
     """||W - W0|| / ||W0|| by component, of every method and single-task model; tasks averaged, seeds as a range."""
-    part = studies.main(study)
+    part = select_main(study)
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in part.complete:
         if moved(run) is not None:
@@ -432,7 +433,7 @@ def of_component(run: Run, name: str) -> float:
 
 def by_depth(study: Study) -> None:
     """Attention and feed-forward layers of every block, a panel for each method on all tasks, mean over seeds."""
-    runs = [r for r in studies.main(study).complete if (moved(r) or {}).get("blocks")]
+    runs = [r for r in select_main(study).complete if (moved(r) or {}).get("blocks")]
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[group(run, study)].append(run)
@@ -471,18 +472,18 @@ def at(run: Run, blocks: Sequence[str]) -> list[dict[str, Any]]:
 
 def gains(study: Study) -> None:
     """Every method on all tasks together against single-task models: who starves, who gains."""
-    against = studies.yardstick(study)
+    against = yardstick(study)
     if against is None:
         say("The results hold no single-task model, so there is nothing to hold the others against.")
         return
-    every = [change for method in studies.methods(study) for change in studies.changes(study, method, against)]
+    every = [change for method in methods(study) for change in list_changes(study, method, against)]
     found = [change for change in every if len(change.tasks) == len(study.tasks)]
     draw_changes(found, "gains", lambda c: c.method, f"change against {against} on the task alone")
 
 
 def company(study: Study) -> None:
     """Methods on subsets of the tasks, each against itself on every task alone."""
-    found = {method: studies.changes(study, method, method) for method in studies.methods(study)}
+    found = {method: list_changes(study, method, method) for method in methods(study)}
     without = [method for method, part in found.items() if not any(change.interval for change in part)]
     for method in found:
         if method not in without:
@@ -582,7 +583,7 @@ def draw_cosines(method: str, runs: Sequence[Run], tasks: Sequence[str]) -> None
 
 def losses(study: Study) -> None:
     """Validation losses of every task over training, each method's central variant on all tasks, mean over seeds."""
-    part = studies.main(study)
+    part = select_main(study)
     runs = [r for r in told(part, "curves") if len(r.result.tasks) == len(study.tasks)]
     runs = [r for r in runs if any(name.startswith("validation/") for name in r.result.method_report["curves"])]
     if not runs:
@@ -608,9 +609,9 @@ def losses(study: Study) -> None:
 def balancings(study: Study) -> None:
     """Every loss balancing under every method that was run with more than one."""
     found = False
-    for method in studies.methods(study):
-        part = studies.ablation(study, method, "balancing")
-        if len({repr(sorted(studies.options(run.result).items())) for run in part.complete}) > 1:
+    for method in methods(study):
+        part = select_ablation(study, method, "balancing")
+        if len({repr(sorted(options(run.result).items())) for run in part.complete}) > 1:
             found = True
             forest(part, name=f"balancing_{method}")
     if not found:
@@ -634,7 +635,7 @@ def rows_of(path: Path) -> list[np.ndarray]:
 
 def pictures(study: Study, tolerance: float = 12.0) -> None:
     """Every method's answers to the same test examples, one seed; truths that differ by more are of other examples."""
-    part = studies.main(study)
+    part = select_main(study)
     shown = 0
     for task in study.tasks:
         lines: dict[str, tuple[Run, Path]] = {}

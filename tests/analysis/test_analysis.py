@@ -15,9 +15,10 @@ import pytest
 from little_study import TASKS, pictures, result, write
 from PIL import Image
 
-from mtdiff.results import study as studies
+from mtdiff.results.changes import difference, list_changes, yardstick
 from mtdiff.results.record import Result, Row, find
-from mtdiff.results.study import Run, Study, central, difference, of_central, options, read
+from mtdiff.results.study import Run, Study, read
+from mtdiff.results.variants import central_options, methods, options, select_central, select_main
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures"]
@@ -156,12 +157,12 @@ def test_the_variant_that_others_vary_is_the_method(runs: Path) -> None:
         for r, a in ((4, 4), (16, 16), (64, 64))
     ]
     some += [result("lora", seed, options={"rank": 16, "alpha": 16, "per_task": False}) for seed in (0, 1)]
-    assert central(runs_of(*some))["method.rank"] == 16
+    assert central_options(runs_of(*some))["method.rank"] == 16
     study = read(f"{runs}/*/result.json")
-    mtu = [run for run in of_central(study) if run.result.method == "mtu"]
+    mtu = [run for run in select_central(study) if run.result.method == "mtu"]
     assert {run.result.config["method"]["experts"] for run in mtu} == {4}
     assert not any(options(run.result)["balancing.pcgrad"] for run in mtu)
-    assert {len(run.result.tasks) for run in studies.main(study).runs} == {1, 4}
+    assert {len(run.result.tasks) for run in select_main(study).runs} == {1, 4}
 
 
 def test_methods_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_methods_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     }
     assert "ia3" in study.notes[0]
     assert "training.batch_size" in study.notes[0]
-    assert len(of_central(study)) == 2
+    assert len(select_central(study)) == 2
 
 
 def test_repeated_files_count_once(tmp_path: Path) -> None:
@@ -221,8 +222,8 @@ def test_differences_are_paired_and_turned() -> None:
 
 def test_company_is_held_against_the_task_alone(runs: Path) -> None:
     study = read(f"{runs}/*/result.json")
-    assert studies.yardstick(study) == "finetune"
-    found = {(c.tasks, c.task): c for c in studies.changes(study, "mtu", "mtu")}
+    assert yardstick(study) == "finetune"
+    found = {(c.tasks, c.task): c for c in list_changes(study, "mtu", "mtu")}
     assert found[TASKS[:2], "edit"].seeds == 2
     assert found[TASKS, "inpaint"].interval is None
     assert "no seed of mtu trained on inpaint alone" in str(found[TASKS, "inpaint"].reason)
@@ -230,7 +231,7 @@ def test_company_is_held_against_the_task_alone(runs: Path) -> None:
 
 def test_studies_without_results_are_empty() -> None:
     empty = Study([])
-    assert (empty.columns, empty.tasks, studies.methods(empty), studies.yardstick(empty)) == ([], [], [], None)
+    assert (empty.columns, empty.tasks, methods(empty), yardstick(empty)) == ([], [], [], None)
 
 
 # Collecting
