@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.config.settings import Evaluation, Training
+from mtdiff.data.mixture import FixedExamples
 from mtdiff.data.module import MixtureModule
 from mtdiff.errors import Interrupted, RunError, one_line
 from mtdiff.files import reason, write_atomically
@@ -43,7 +44,7 @@ from mtdiff.training.memory import advise, within_memory
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import gather_tensor, is_first, split_over_ranks, trainer_arguments
 from mtdiff.training.signals import Signals
-from mtdiff.types import Batch
+from mtdiff.types import Batch, Example
 
 log = logging.getLogger(__name__)
 GRID_COLUMNS = 8
@@ -144,7 +145,7 @@ def make_loggers(run: Experiment, step: int) -> Iterable[Logger]:
 
 def few_examples(data: MixtureModule, per_task: int) -> Batch:
     """The first validation examples of each task."""
-    chosen: list[Any] = []
+    chosen: list[Example] = []
     for k in range(len(data.tasks)):
         of_task = (data.validation[i] for i in range(len(data.validation)))
         chosen += [e for e in of_task if e.task == k][:per_task]
@@ -192,7 +193,7 @@ def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:
     return torch.cat([backbone.decode(backbone.encode(p.to(run.module.device))).cpu() for p in parts])
 
 
-def _split_examples(examples: Any, size: int) -> Iterable[list[Any]]:
+def _split_examples(examples: FixedExamples, size: int) -> Iterable[list[Example]]:
     for start in range(0, len(examples), size):
         yield [examples[i] for i in range(start, min(start + size, len(examples)))]
 
@@ -268,8 +269,7 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         report = build_report(run, save_adapter(run, about))
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
-        spent: dict[str, float | None] = {"train": round(seconds, 1), "eval": None}
-        result = replace(result, seconds=spent)
+        result = replace(result, seconds={"train": round(seconds, 1), "eval": None})
         began = time.monotonic()
         with within_memory("evaluating", ["a lower evaluation.batch_size"]):
             rows, batch, answers = evaluate(run)
@@ -277,8 +277,8 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
             return result
         save_samples(run, batch, answers)
         write_evaluation(run.folder, rows)
-        spent["eval"] = round(time.monotonic() - began, 1)
-        result = replace(result, status="complete", rows=rows, method_report=report)
+        spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
+        result = replace(result, status="complete", seconds=spent, rows=rows, method_report=report)
         result.save(path)
     except BaseException as error:
         close(open_loggers, HURRY)

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -158,7 +159,10 @@ class MultiTaskModule(lightning.LightningModule):
             average_gradients([p.grad for p in self.balancing.parameters() if p.grad is not None])
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip in place of Lightning, which refuses fused optimisers (they could scale gradients; here none does)."""
         if gradient_clip_val:
@@ -175,7 +179,7 @@ class MultiTaskModule(lightning.LightningModule):
             raise ValueError("balancing.pcgrad=true: expected trainer.strategy=ddp or one process")
         self.trainer.model.require_backward_grad_sync = False  # gradients of tasks are averaged by ourselves
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.settings
         groups = self.parameter_groups(settings.lr)
         learned = list(self.balancing.parameters())
