@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 
 from mtdiff.results.changes import Change, list_changes, rows_by_seed, yardstick
 from mtdiff.results.intervals import Interval, seed_interval
 from mtdiff.results.render import ARROWS, STYLE, html_body, large
+from mtdiff.results.samples import read_grid
 from mtdiff.results.study import Run, Study, read
 from mtdiff.results.table import Cell, Column, Line, only, summarise
 from mtdiff.results.variants import methods, options, select_ablation, select_main
@@ -53,6 +53,7 @@ mpl.rcParams |= {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "mtdiff",
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a `$` in a name is a letter
 }
 
 
@@ -623,11 +624,21 @@ def balancings(study: Study) -> None:
 GAP = 2  # between the pictures of a grid, and around it
 
 
-def rows_of(path: Path) -> list[np.ndarray]:
-    """Source, answers and truth (H, W, 3) of a grid of three rows."""
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
+def read_strips(run: Run, task: str) -> list[np.ndarray] | None:
+    """Source, answers and truth (H, W, 3) of a run's grid; None where it has none. One that cannot be read is said."""
+    try:
+        path = run.picture(task) if task in run.result.tasks else None
+        return None if path is None else split_grid(np.array(read_grid(path)))
+    except ValueError as error:
+        say(f"{task}: {run.label} is left out: {error}")
+        return None
+
+
+def split_grid(pixels: np.ndarray) -> list[np.ndarray]:
+    """The three rows of a grid (3 * side + GAP, W, 3)."""
     side = (len(pixels) - GAP) // 3
+    if side <= GAP or pixels.shape[1] <= GAP:
+        raise ValueError(f"its picture of {pixels.shape[1]} x {pixels.shape[0]} pixels is no grid of three rows")
     for column in range(0, pixels.shape[1], side):
         pixels[:, column : column + GAP] = 255
     return [pixels[GAP + k * side : (k + 1) * side, GAP:] for k in range(3)]
@@ -638,12 +649,12 @@ def pictures(study: Study, tolerance: float = 12.0) -> None:
     part = select_main(study)
     shown = 0
     for task in study.tasks:
-        lines: dict[str, tuple[Run, Path]] = {}
+        lines: dict[str, tuple[Run, list[np.ndarray]]] = {}
         for run in sorted(part.complete, key=lambda run: run.result.seed):
-            path = run.picture(task)
             single = len(run.result.tasks) == 1 and len(study.tasks) > 1
-            if task in run.result.tasks and path is not None:
-                lines.setdefault(run.result.method + (" (single task)" if single else ""), (run, path))
+            strips = read_strips(run, task)
+            if strips is not None:
+                lines.setdefault(run.result.method + (" (single task)" if single else ""), (run, strips))
         if lines:
             shown += 1
             draw_pictures(task, lines, tolerance)
@@ -653,11 +664,10 @@ def pictures(study: Study, tolerance: float = 12.0) -> None:
         say("No pictures to show.")
 
 
-def draw_pictures(task: str, lines: Mapping[str, tuple[Run, Path]], tolerance: float) -> None:
-    found = {label: rows_of(path) for label, (_, path) in lines.items()}
-    source, _, truth = next(iter(found.values()))
+def draw_pictures(task: str, lines: Mapping[str, tuple[Run, Sequence[np.ndarray]]], tolerance: float) -> None:
+    source, _, truth = next(iter(lines.values()))[1]
     strips = {} if source.std() < 2 else {"source": source}  # plain grey: the task has none
-    for label, (_, answers, own) in found.items():
+    for label, (_, (_, answers, own)) in lines.items():
         if own.shape != truth.shape or np.abs(own.astype(float) - truth).mean() > tolerance:
             say(f"{task}: {label} is left out, its pictures are of other examples.")
         else:

@@ -9,7 +9,6 @@ the base draws badly itself, hardly tell. The base and all runs, which have to s
 sampled as the first run samples text_to_image. seed: of captions and noise. Intervals are over captions.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from mtdiff.commands.command import run_command
 from mtdiff.config.schema import construct
 from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.results.encoding import compact
+from mtdiff.results.encoding import write_lines
 from mtdiff.runs.adapter import About, read_about, shipped
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def main(arguments: list[str]) -> None:
         print(f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]  {name}", flush=True)
     if out is not None:
         about = {"number": count, "seed": seed, **provenance(told["device"])}
-        write_atomically(out, compact(json.dumps({**about, "rows": rows}, indent=1)) + "\n")
+        write_atomically(out, write_lines({**about, "rows": rows}) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
+from mtdiff.config.schema import completed
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, write_atomically
 from mtdiff.runs.checks import check_constructors
@@ -42,8 +43,9 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
     if not (folder / "config.yaml").exists():
         return
     there = read_yaml(folder / "config.yaml")
-    for name, value in plain.items():
-        if name not in NOT_IDENTITY and (not isinstance(there, dict) or there.get(name) != value):
+    known = completed(there) if isinstance(there, dict) else {}  # an option that it lacks has its default
+    for name, value in completed(plain).items():
+        if name not in NOT_IDENTITY and known.get(name) != value:
             raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
 
 

@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+from mtdiff.files import shown, write_atomically
 from mtdiff.results.record import Found, Result, find
+from mtdiff.results.samples import find_grid, read_grid
 
 QUALITY = 50  # of WebP: a tenth of the PNG's bytes for the study's pictures of seed 0
 
@@ -16,19 +19,21 @@ def name_run(path: Path) -> str:
 
 
 def choose_complete(found: Sequence[Found]) -> dict[str, Found]:
-    """Complete runs by name. What is not complete is said."""
+    """Complete runs by name. What is left out is said: what is not complete, and all but the first of a name."""
     kept: dict[str, Found] = {}
     for one in found:
+        name = name_run(one.path)
         if one.result is None or one.result.status != "complete":
-            reason = one.reason if one.result is None else one.result.status
-            print(f"collect.py: left out: {one.path}: {reason}", file=sys.stderr)
-        elif name_run(one.path) in kept:
-            raise ValueError(
-                f"{one.path}: another run is called {name_run(one.path)} too: {kept[name_run(one.path)].path}"
-            )
+            report_left_out(one.path, one.reason if one.result is None else one.result.status)
+        elif name in kept:
+            report_left_out(one.path, f"another run is called {name} too: {kept[name].path}")
         else:
-            kept[name_run(one.path)] = one
+            kept[name] = one
     return kept
+
+
+def report_left_out(path: Path, why: str | None) -> None:
+    print(f"collect.py: left out: {shown(path, 300)}: {shown(why, 300)}", file=sys.stderr)
 
 
 def collect_runs(runs: str, folder: Path, *, pictures: bool, seeds: Collection[int]) -> Iterator[Path]:
@@ -55,12 +60,15 @@ def strip_place(result: Result) -> Result:
 
 def copy_pictures(one: Found, target: Path) -> Iterator[Path]:
     """The sample grids of a run folder as WebP: `<target>-<task>.webp`."""
-    from PIL import Image
-
     assert one.result is not None
     for task in one.result.tasks:
-        source, path = one.path.parent / "samples" / f"{task}.png", target.with_name(f"{target.name}-{task}.webp")
-        if source.exists():
-            with Image.open(source) as image:
-                image.convert("RGB").save(path, quality=QUALITY, method=6)
-            yield path
+        try:
+            source = find_grid(one.path, task)
+            if source is not None:
+                picture, path = read_grid(source), target.with_name(f"{target.name}-{task}.webp")
+                content = BytesIO()
+                picture.save(content, "webp", quality=QUALITY, method=6)
+                write_atomically(path, content.getvalue())
+                yield path
+        except ValueError as error:
+            report_left_out(one.path, str(error))

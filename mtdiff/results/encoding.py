@@ -1,6 +1,6 @@
 """A result as JSON: short, with no number that JSON lacks, and without the paths of one machine."""
 
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,13 @@ from typing import Any
 from mtdiff.results.schema import LARGEST
 
 
-def compact(text: str) -> str:
-    """Indented JSON with every list of numbers on one line, and every mapping without another inside that fits."""
-    number = r"(?:-?\d[-+.eE\d]*|null)"
-    text = re.sub(rf"\[\s+{number}(?:,\s+{number})*\s+\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
-    return re.sub(r"\{\n[^{}]*\}", lambda m: join_lines(m[0]), text)  # breaks of lines are never inside a string
-
-
-def join_lines(mapping: str, width: int = 100) -> str:
-    short = re.sub(r"(?<=\{)\n\s*|\n\s*(?=\}$)", "", mapping)
-    short = re.sub(r"\n\s*", " ", short)
-    return short if len(short) <= width else mapping
+def write_lines(value: Any, levels: int = 2) -> str:
+    """JSON with an entry a line in the outer `levels`, and what is deeper on the line of its entry."""
+    if levels == 0 or not isinstance(value, Mapping | list) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if isinstance(value, Mapping):
+        return "{\n" + ",\n".join(f"{json.dumps(k)}:{write_lines(v, levels - 1)}" for k, v in value.items()) + "\n}"
+    return "[\n" + ",\n".join(write_lines(v, levels - 1) for v in value) + "\n]"
 
 
 def to_json(value: Any) -> Any:

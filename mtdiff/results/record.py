@@ -3,14 +3,13 @@
 What is missing is null, never a number: a row without a value says why in `reason`.
 """
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from mtdiff.files import MEGABYTE, read_json, write_atomically
-from mtdiff.results.encoding import compact, strip_machine, to_json
+from mtdiff.results.encoding import strip_machine, to_json, write_lines
 from mtdiff.results.schema import (
     COUNT,
     COUNT_OR_NULL,
@@ -126,7 +125,7 @@ class Result:
         content = to_json({**asdict(self), "config": strip_machine(self.config), "rows": rows})
         for error in list_errors(content, Result):
             raise ValueError(f"{path}: {error}")
-        write_atomically(path, compact(json.dumps(content, indent=1, allow_nan=False)) + "\n")
+        write_atomically(path, write_lines(content) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mtdiff.results.protocol import commonest, every_option, protocol, unlike
 from mtdiff.results.record import Found, Result, Row, find
+from mtdiff.results.samples import find_grid
 from mtdiff.results.table import VOLATILE, Column
 
 RATE = "training.lr"
@@ -30,9 +31,8 @@ class Run:
         return f"{r.method} ({' + '.join(r.tasks)}, seed {r.seed})"
 
     def picture(self, task: str) -> Path | None:
-        """Source, answer and truth of the first test examples: in the run's folder, or beside a collected result."""
-        places = (self.path.parent / "samples" / f"{task}.png", self.path.with_name(f"{self.path.stem}-{task}.webp"))
-        return next((place for place in places if place.exists()), None)
+        """Where the grid of the first test examples lies; ValueError where it leads elsewhere."""
+        return find_grid(self.path, task)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import scipy.stats
 from baselines.published_numbers import published
 from mtdiff.provenance import git_state, provenance
 from mtdiff.results import record as module
-from mtdiff.results.encoding import compact, strip_machine
+from mtdiff.results.encoding import strip_machine, write_lines
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import paired
 from mtdiff.results.record import Result, Row, describe_schema, find
@@ -356,14 +356,15 @@ def test_an_option_that_is_newer_than_a_result_has_its_default() -> None:
 
 
 def test_a_file_is_short_and_keeps_every_text() -> None:
-    texts = {"braces": "a } b {", "list": "[1,  2]", "lines": "{\n  c,\n  d\n}"}
-    rows = [{"values": [1, -2.5e-3, None], "of": texts}]
-    content = {"rows": rows, "leaf": {"a": 1, "b": "x"}, "long": {"a": "x" * 99}}
-    text = compact(json.dumps(content, indent=1))
+    texts = {"braces": "a } b {", "list": "[1,  2]", "lines": "{\n  c,\n  d\n}", "umlaut": "ä"}
+    rows = [{"values": [1, -2.5e-3, None], "of": texts}, {}]
+    content = {"rows": rows, "leaf": {"a": 1, "b": {"x": {"y": []}}}, "empty": []}
+    text = write_lines(content, levels=2)
     assert json.loads(text) == content
-    assert '"leaf": {"a": 1, "b": "x"}' in text
-    assert '"values": [ 1, -0.0025, null ]' in text
-    assert '"long": {\n' in text
+    lines = text.splitlines()
+    assert lines[2].startswith('{"values":[1,-0.0025,null],"of":{')
+    assert lines[3:5] == ["{}", "],"]
+    assert lines[5:] == ['"leaf":{', '"a":1,', '"b":{"x":{"y":[]}}', "},", '"empty":[]', "}"]
 
 
 def test_single_task_models_form_one_line() -> None:
@@ -667,7 +668,7 @@ def test_scores_stay_on_one_line_in_the_file(tmp_path: Path) -> None:
     saved = result(rows=[row(20.0, values=(1.5, None, -2e-07))], method_report={"a": [[1, 2], [3, 4]]})
     saved.save(tmp_path / "r.json")
     assert Result.load(tmp_path / "r.json") == saved
-    assert '"values": [ 1.5, null, -2e-07 ]' in (tmp_path / "r.json").read_text()
+    assert '"values":[1.5,null,-2e-07]' in (tmp_path / "r.json").read_text()
 
 
 def test_help_names_the_arguments(tmp_path: Path) -> None:
