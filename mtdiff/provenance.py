@@ -1,13 +1,19 @@
 """Where a result comes from: commit, versions, device. No torch here, unless a GPU was used."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSIONED = ("mtdiff", "torch", "lightning", "diffusers", "transformers", "peft", "numpy", "scikit-image", "lpips")
+SAMPLED = 2**16  # values of a tensor, at least, where it has more
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -52,6 +58,19 @@ def device_name(device: str) -> str:
 
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{kind}: {_processor()}"
+
+
+def hash_weights(weights: "Iterable[Tensor]") -> str:
+    """SHA-256 of a base's weights, whatever their names and order; of a large tensor, evenly spaced values.
+
+    Two bases that were trained differently differ in it; it is no protection against someone who forges one.
+    """
+    digests = []
+    for weight in weights:
+        values = weight.detach().reshape(-1)
+        some = values[:: max(1, len(values) // SAMPLED)].float().cpu().numpy()
+        digests.append(hashlib.sha256(f"{tuple(weight.shape)}".encode() + some.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def _processor() -> str:

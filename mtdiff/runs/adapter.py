@@ -6,6 +6,7 @@ No torch here.
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ IDENTITY = ("method", "backbone", "task", "tasks")
 BUILT_IN = ("nano", "nano_dit", "random", "meta")  # weights that are no file and no download
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9a-f]{64}")
+log = logging.getLogger(__name__)
 LARGEST = {"layers": 256, "": 1_000_000}
-"""Greatest numbers in an architecture, by a part of their names."""
+"""Greatest numbers in an architecture or in a method, by a part of their names."""
 ADAPTERS = Path(__file__).parents[1] / "assets" / "adapters"
 LONGEST = 64  # list in an architecture
 
@@ -78,6 +81,9 @@ def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base:
         if not isinstance(content[key], kind):
             expected = "a list" if kind is list else "a mapping"
             raise ValueError(f"{path}: {key}={shown(content[key])}: expected {expected}")
+    weights = content.get("base")
+    if weights is not None and (not isinstance(weights, str) or not HASH.fullmatch(weights)):
+        raise ValueError(f"{path}: base={shown(weights)}: expected the hash of its weights, 64 digits")
     try:
         backbone = named_base(content["backbone"], base)
         check_content({**content, "backbone": backbone}, packages, base)
@@ -103,6 +109,22 @@ def started(plain: Mapping[str, Any]) -> About | None:
             raise ValueError(f"{key}={shown(plain[key])}: not what {about.path} was trained with; {expected}")
     check_header(about.weights)
     return about
+
+
+def check_base(about: About, found: str) -> None:
+    """Refuse a base whose weights are not those that the adapter was trained on. found: the hash of its weights."""
+    recorded = about.content.get("base")
+    if recorded is None:  # an adapter from before the hash was kept
+        log.warning("%s does not say which weights its base had: nothing tells whether this is the one", about.path)
+    elif recorded != found:
+        trained, given = (
+            completed({**about.content, "backbone": node})["backbone"].get("weights")
+            for node in (about.content["backbone"], about.backbone)
+        )
+        raise ValueError(
+            f"{about.path}: was trained on the base {shown(trained)} with weights {recorded[:12]}, and {shown(given)} "
+            f"has weights {found[:12]}; name the base that it was trained on with base=..."
+        )
 
 
 def shipped() -> dict[str, Path]:
@@ -135,6 +157,7 @@ def check_content(content: Mapping[str, Any], packages: Sequence[str], base: str
     if base is None:
         check_weights(content["backbone"])
     check_architecture("backbone.architecture", content["backbone"].get("architecture"))
+    check_architecture("method", content["method"])
 
 
 def check_flat(key: str, node: Mapping[str, Any]) -> None:
@@ -179,7 +202,7 @@ def check_weights(backbone: Mapping[str, Any]) -> None:
 
 
 def check_architecture(key: str, node: Any) -> None:
-    """Refuse numbers and lists by which a model would take all memory, or forever."""
+    """Refuse numbers and lists by which a model would take forever to be planned."""
     if isinstance(node, Mapping):
         for name, child in node.items():
             check_architecture(f"{key}.{name}", child)

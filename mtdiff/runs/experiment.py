@@ -32,6 +32,7 @@ from mtdiff.metrics.quality import Judge
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance
+from mtdiff.provenance import hash_weights
 from mtdiff.results.record import Result, Row
 from mtdiff.runs.adapter import identity
 from mtdiff.runs.evaluation import Trivial, baseline_rows, draw_batches, judge_rows
@@ -211,8 +212,17 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]
         write_atomically(path, save(tensors, metadata={"about": identity(about)}))
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({reason(error)})") from None
-    write_atomically(run.folder / "adapter.json", json.dumps(dict(about), indent=1) + "\n")
+    write_atomically(run.folder / "adapter.json", json.dumps({**about, "base": hash_base(run)}, indent=1) + "\n")
     return tensors
+
+
+def hash_base(run: Experiment) -> str | None:
+    """Which weights the base had, so that the adapter is not put on others; None where they cannot be read again."""
+    try:
+        return None if run.base is None else hash_weights(run.base().parameters())
+    except (OSError, ValueError) as error:
+        log.warning("the base cannot be read again, so the adapter does not name its weights: %s", one_line(error))
+        return None
 
 
 def build_report(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:

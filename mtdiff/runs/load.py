@@ -8,26 +8,35 @@ A run folder is data, and may be someone else's: safetensors and JSON are read, 
 are constructed, and nothing in it leads to other files (mtdiff/runs/adapter.py).
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from mtdiff.backbones.base import Backbone
 from mtdiff.config.schema import PACKAGES, construct
 from mtdiff.config.settings import Sampling
 from mtdiff.files import check_header, reason, shown
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
-from mtdiff.runs.adapter import About, read_about
+from mtdiff.provenance import hash_weights
+from mtdiff.runs.adapter import About, check_base, read_about
 from mtdiff.runs.model import Model
 from mtdiff.tasks.base import Task
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 FLOATS = {"F32", "F16", "BF16"}  # safetensors' names
-PARAMETERS = 50e9  # of the largest base that is drawn at random for a run folder
+PARAMETERS = 4e9  # of the largest base that is drawn at random for a run folder
+
+
+class Refused(ValueError):
+    """What is wrong with the tensors of an adapter, in a line that names the file."""
 
 
 def load_run(
@@ -41,11 +50,11 @@ def load_run(
     about = read_about(Path(folder), packages, base)
     tasks = build_tasks(about)
     check_header(about.weights)
-    try:
-        denoiser = build_denoiser(about)
-    except Exception as error:  # an architecture is free, and a library meets bad numbers with any exception
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
+    with explain_failure(about):
+        backbone = build_base(about, check_plan=lambda shapes: check_adapter(about.weights, shapes, about.digest))
+    check_base(about, hash_weights(backbone.parameters()))
+    with explain_failure(about):
+        denoiser = Denoiser(backbone, construct(about.content["method"]), about.tasks)
     load_adapter(denoiser, about)
     return Model(make_painter(denoiser.to(device).eval(), about.sampling), tasks)
 
@@ -73,16 +82,45 @@ def build_tasks(about: About) -> dict[str, Task]:
         raise ValueError(f"{about.path}: task: {error}") from None
 
 
+@contextmanager
+def explain_failure(about: About) -> Iterator[None]:
+    """One line in place of whatever a library raises: an architecture is free, and its numbers may be bad."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{about.path}: cannot be built ({kind}{shown(error, 500)})") from None
+
+
 def build_denoiser(about: About) -> Denoiser:
-    """Build the base with the method on it; its adapter is still as the method starts it."""
-    method, backbone = construct(about.content["method"]), about.backbone
-    if backbone.get("weights") == "meta":
+    """The base with the method on it, its adapter still as the method starts it."""
+    return Denoiser(build_base(about), construct(about.content["method"]), about.tasks)
+
+
+def build_base(about: About, check_plan: Callable[[Mapping[str, Tensor]], None] = lambda shapes: None) -> Backbone:
+    """The base of a run. check_plan: refuses the shapes of an adapter on it, before anything of that size is made."""
+    if about.backbone.get("weights") == "meta":
         raise ValueError("backbone.weights=meta: has shapes alone, no weights")
-    if backbone.get("weights") == "random":
-        size = sum(p.numel() for p in construct({**backbone, "weights": "meta"}).parameters())
-        if size > PARAMETERS:
-            raise ValueError(f"backbone.architecture: {size} parameters, expected at most {PARAMETERS:.0f}")
-    return Denoiser(construct(backbone), method, about.tasks)
+    if about.backbone.get("weights") != "random":
+        base = construct(about.backbone)
+        check_plan(plan_adapter(base, about))
+        return base
+    shapes = construct({**about.backbone, "weights": "meta"})
+    size = sum(p.numel() for p in shapes.parameters())
+    if size > PARAMETERS:
+        raise ValueError(f"backbone.architecture: {size} parameters, expected at most {PARAMETERS:.0f}")
+    check_plan(plan_adapter(shapes, about))
+    return construct(about.backbone)
+
+
+def plan_adapter(base: Backbone, about: About) -> dict[str, Tensor]:
+    """Names and shapes of the adapter that a run's method has on a base, which stays as it is; no memory is taken."""
+    shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in base.parameters()}
+    shapes |= {id(b): b.to("meta") for b in base.buffers()}
+    copied = copy.deepcopy(base, shapes)  # which takes what stands in `shapes` for what it has copied already
+    return Denoiser(copied, construct(about.content["method"]), about.tasks).adapter()
 
 
 def load_adapter(denoiser: Denoiser, about: About) -> None:
@@ -90,34 +128,46 @@ def load_adapter(denoiser: Denoiser, about: About) -> None:
     denoiser.load_adapter(read_adapter(about.weights, denoiser.adapter(), about.digest))
 
 
-def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
-    """Read the tensors of an adapter, whose names, shapes and types have to be as `expected`, and all finite.
+def check_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> None:
+    """Refuse a file whose header has not the names, shapes and types of `expected`, of which no value is looked at.
 
     digest: of the `adapter.json` beside it; files of one run carry the same (older ones, none).
     """
-    check_header(path)
-    try:
-        with safe_open(path, "pt") as file:
-            odd = sorted(set(expected) ^ set(file.keys()))
-            if odd:
-                belongs = f"{len(odd)} tensors do not belong to this method and base, first {shown(odd[0])!r}"
-                raise ValueError(f"{path}: {belongs}")
-            for name, own in expected.items():
-                found = file.get_slice(name)
-                _check_tensor(f"{path}: {name}", found.get_shape(), found.get_dtype(), own)
-            if (file.metadata() or {}).get("about", digest) != digest:
-                raise ValueError(f"{path}: was made for another method, base or list of tasks than adapter.json says")
-            state = {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({reason(error)})") from None
+    with open_adapter(path) as file:
+        odd = sorted(set(expected) ^ set(file.keys()))
+        if odd:
+            belongs = f"{len(odd)} tensors do not belong to this method and base, first {shown(odd[0])!r}"
+            raise Refused(f"{path}: {belongs}")
+        for name, own in expected.items():
+            found = file.get_slice(name)
+            _check_tensor(f"{path}: {name}", found.get_shape(), found.get_dtype(), own)
+        if (file.metadata() or {}).get("about", digest) != digest:
+            raise Refused(f"{path}: was made for another method, base or list of tasks than adapter.json says")
+
+
+def read_adapter(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """The tensors of an adapter, once `check_adapter` has passed it; all of their values are finite."""
+    check_adapter(path, expected, digest)
+    with open_adapter(path) as file:
+        state = {name: file.get_tensor(name) for name in expected}
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds values that are not finite")
     return state
 
 
+@contextmanager
+def open_adapter(path: Path) -> Iterator[Any]:
+    check_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path}: cannot be read ({reason(error)})") from None
+
+
 def _check_tensor(name: str, shape: Sequence[int], dtype: str, own: Tensor) -> None:
     if tuple(shape) != tuple(own.shape):
-        raise ValueError(f"{name} has shape {tuple(shape)}, expected {tuple(own.shape)}")
+        raise Refused(f"{name} has shape {tuple(shape)}, expected {tuple(own.shape)}")
     if own.is_floating_point() and dtype not in FLOATS:
-        raise ValueError(f"{name} has type {dtype}, expected one of {', '.join(sorted(FLOATS))}")
+        raise Refused(f"{name} has type {dtype}, expected one of {', '.join(sorted(FLOATS))}")

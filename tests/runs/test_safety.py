@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import struct
 import subprocess
 import sys
@@ -498,6 +499,24 @@ def test_models_without_end(part: str, key: str, value: Any, folder: Path, tmp_p
     )
     with pytest.raises(ValueError, match=r"\A[^\n]*backbone.architecture[^\n]*expected at most[^\n]*\Z"):
         load_run(spoilt)
+
+
+@pytest.mark.parametrize(
+    "option", [{"embedding_width": 10_000_000}, {"router_width": 10_000_000}, {"granularity": 2000.0}]
+)
+def test_methods_without_end(option: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    """Shapes in the tensors' header decide; the method is planned without memory before it is made."""
+    spoilt = about_changed(folder, tmp_path / "run", lambda about: about["method"].update(option))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    with pytest.raises(ValueError, match=ONE_LINE):
+        load_run(spoilt)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_an_adapter_of_another_base(folder: Path, tmp_path: Path) -> None:
+    other = about_changed(folder, tmp_path / "run", lambda about: about.update(base="0" * 64))
+    with pytest.raises(ValueError, match=r"\A[^\n]*trained on the base random with weights 0{12}, and random[^\n]*\Z"):
+        load_run(other)
 
 
 def png(width: int, height: int, *chunks: bytes) -> bytes:
