@@ -78,8 +78,7 @@ class Stream:
         self._orders: dict[Need, tuple[int, NDArray[np.int64]]] = {}  # need -> epoch, permutation last used
         for need, size in self.sizes.items():
             if size < 1:
-                name = type(source).__name__
-                lacks = f"{task.name!r} needs {need!r} records, of which {name} has none in {split!r}"
+                lacks = f"{task.name!r} needs {need!r} records, of which the data has none in {split!r}"
                 raise ValueError(f"tasks: {lacks}; leave it out with tasks=[...]")
 
     def draw(self, n: int) -> Draw:

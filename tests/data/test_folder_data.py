@@ -96,7 +96,7 @@ def test_pictures_alone_need_no_metadata(tmp_path: Path) -> None:
     picture(9).save(tmp_path / "split" / "test" / "9.PNG")
     table = Folder(str(tmp_path / "split"), held_out=0.25)
     assert [table.size(s) for s in SPLITS] == [3, 1, 1]
-    assert table.row("test", 0).key == "test/9.PNG#0"
+    assert table.row("test", 0).key == "split/test/9.PNG#0"
     (tmp_path / "split" / "train").rename(tmp_path / "split" / "pictures")
     assert [Folder(str(tmp_path / "split"), held_out=0.0).size(s) for s in SPLITS] == [4, 0, 1]
 
@@ -144,7 +144,8 @@ def test_parts_of_a_split_are_split_by_number(tmp_path: Path) -> None:
 
 def test_one_of_several_captions_is_drawn(tmp_path: Path) -> None:
     lines = [{"file_name": "0.png", "captions": ["one", "two", " ", "three"]}]
-    source = TableSource(caption=str(write_folder(tmp_path, lines, {"0.png": picture(0)})), size=16)
+    folder = write_folder(tmp_path, lines, {"0.png": picture(0)})
+    source = TableSource(caption=Folder(str(folder), held_out=0.0), size=16)
     drawn = {source.record("caption", "train", 0, np.random.default_rng(s)).caption for s in range(30)}
     assert drawn == {"one", "two", "three"}
 
@@ -153,8 +154,8 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
     lines = [{"file_name": "a.png", "wort": "hallo"}]
     folder = write_folder(tmp_path, lines, {"a.png": picture(3)})
     with pytest.raises(ValueError, match=r"data\.caption: .*no column caption or captions.*there are image, wort"):
-        TableSource(caption=str(folder))
-    source = TableSource(caption=Folder(str(folder), columns={"caption": "wort"}), size=16)
+        TableSource(caption=Folder(str(folder), held_out=0.0))
+    source = TableSource(caption=Folder(str(folder), columns={"caption": "wort"}, held_out=0.0), size=16)
     assert source.record("caption", "train", 0, rng()).caption == "hallo"
     with pytest.raises(ValueError, match=r"columns\.words: expected one of image, caption"):
         Folder(str(folder), columns={"words": "wort"})
@@ -283,10 +284,11 @@ def test_links_cannot_leave_the_folder(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "no metadata.jsonl there"),
-        ("", "needs 'caption' records, of which TableSource has none"),
+        ("", "needs 'caption' records, of which the data has none"),
         ("{}\n", "line 1: expected an object with the key `file_name`"),
         ('{"file_name": "0.png"\n', "line 1: not JSON"),
-        ('{"file_name": "0.png", "label": 3}\n', "no column caption"),
+        ('{"file_name": "0.png"}\n' * 3, "pictures: 1, expected at least 3: for training, validation, test"),
+        ("".join(f'{{"file_name": "{i}.png", "label": 3}}\n' for i in range(3)), "no column caption"),
     ],
 )
 def test_a_folder_without_what_is_needed(tmp_path: Path, content: str | None, said: str) -> None:

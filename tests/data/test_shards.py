@@ -26,7 +26,7 @@ from mtdiff.data.tables.convert import Samples, write_index, write_shards
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.shards import Shards, described
 from mtdiff.data.tables.source import WINDOW, TableSource
-from mtdiff.data.tables.table import Unavailable
+from mtdiff.data.tables.table import Row, Unavailable
 from mtdiff.pictures import open_picture, to_rgb
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
@@ -188,6 +188,9 @@ def test_an_epoch_keeps_to_a_few_shards_at_a_time() -> None:
     class Many(Folder):
         def __init__(self) -> None:
             self.name, self.chosen = "many", {}
+
+        def read_row(self, split: Split, index: int) -> Row:
+            return Row(str(index), {"image": b""})
 
         def size(self, split: Split) -> int:
             return 200

@@ -20,17 +20,21 @@ SHOWN = 20
 """So many unreadable rows are listed for each kind and split."""
 PART = 1024
 """So many rows wait for the threads at a time."""
-COLUMNS = ("rows", "published", "read", "unreadable", "empty_captions", "small")
+COLUMNS = ("rows", "published", "read", "unreadable", "mended", "empty_captions", "small")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: the size of its picture (W, H), whether a caption is missing, or why it cannot be read."""
+    """One row: the size of its picture (W, H), whether a caption is missing, or why it cannot be read.
+
+    mended: whether half a character in its texts was replaced.
+    """
 
     index: int
     size: tuple[int, int] | None = None
     empty: bool = False
     reason: str | None = None
+    mended: bool = False
 
 
 def checked(source: Source, limit: int | None = None, threads: int = 4) -> dict[str, Any]:
@@ -60,11 +64,11 @@ def finding(source: Source, need: Need, split: Split, index: int) -> Finding:
         return Finding(index, (width, height), not record.caption)
     try:
         row = source.tables[need].row(split, index)
-        record = source.made(need, split, row, rng)
+        record = source.make_record(need, split, row, rng)
     except Unreadable as error:
         return Finding(index, reason=str(error))
     image = open_picture(row.columns[source.roles[need, split]["image"]], source.max_pixels)
-    return Finding(index, upright_size(image), not record.caption)
+    return Finding(index, upright_size(image), not record.caption, mended=row.mended)
 
 
 def published(source: Source, need: Need, split: Split) -> int | None:
@@ -80,6 +84,7 @@ def summary(findings: Sequence[Finding], source: Source) -> dict[str, Any]:
     return {
         "read": len(findings),
         "unreadable": len(bad),
+        "mended": sum(f.mended for f in findings),
         "empty_captions": sum(f.empty for f in findings),
         "small": int((sizes.min(1) < side).sum()) if len(sizes) else 0,
         "width": spread(sizes[:, 0]),

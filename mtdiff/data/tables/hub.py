@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.data.tables.table import SPLIT_NAMES, Row, Table, held_out, missing_extra
+from mtdiff.data.tables.table import SPLIT_NAMES, Row, Table, missing_extra
 from mtdiff.pictures import Unreadable
 from mtdiff.types import SPLITS, Split
 
@@ -74,7 +74,7 @@ class Hub(Table):
     def names(self, split: Split) -> Sequence[str]:
         return self._data(split).column_names
 
-    def row(self, split: Split, index: int) -> Row:
+    def read_row(self, split: Split, index: int) -> Row:
         number = int(self._rows[split][index])
         cells = {k: self._cell(v) for k, v in self._data(split)[number].items()}
         return Row(f"{'train' if self._parts[split] is None else split}/{number}", cells)
@@ -85,7 +85,7 @@ class Hub(Table):
 
     def _part(self, data: Mapping[str, Any], split: Split, chosen: Mapping[str, Part]) -> Any:
         """Rows of a split with pictures left undecoded, or None where the data set has none."""
-        usual = next((Part(n, None, None) for n in SPLIT_NAMES[split] if n in data), None)
+        usual = next((Part(n, None, None) for n in data if n.lower() in SPLIT_NAMES[split]), None)
         part = chosen.get(split) if chosen else usual
         if part is None:
             return None
@@ -102,7 +102,7 @@ class Hub(Table):
         if self._parts["train"] is None:
             raise ValueError(f"{self.name}: no training split; name one with splits: {{train: ...}}")
         wanted: list[Split] = [s for s in ("validation", "test") if self._parts[s] is None]
-        division = np.array(held_out([str(i) for i in range(len(self._parts["train"]))], share, wanted))
+        division = np.array(self.hold_out([str(i) for i in range(len(self._parts["train"]))], share, wanted))
         own = {s: np.arange(len(p)) for s, p in self._parts.items() if p is not None}
         return {s: own[s] if s in own and s != "train" else np.flatnonzero(division == s) for s in SPLITS}
 

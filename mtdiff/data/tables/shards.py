@@ -8,8 +8,10 @@ shards in a shuffled order, every worker and rank takes its share, and a run goe
     key.jpg key.txt                                  -> columns image, caption
 """
 
+import codecs
 import json
 import os
+import re
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +24,18 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mtdiff.data.tables.table import Row, Table, Unavailable, held_out, split_named
-from mtdiff.pictures import Unreadable, open_picture, upright_size
+from mtdiff.data.tables.table import Row, Table, Unavailable, find_split
+from mtdiff.pictures import ENDINGS, Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 INDEX = "index.json"
 FORMAT = "mtdiff shards 1"
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
+SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+"""Key and extension of a file, by WebDataset's rule; what has none, such as README and ._0.jpg, is in no sample."""
+META = re.compile(r"__[^/]*__($|/)")
+GLANCE = 16
+"""So many rows tell the columns of a shard whose index does not."""
+LARGEST_JSON = 2**20
 ATTEMPTS = 3
 PAUSE = 1.0
 """Seconds before the second attempt at a range; twice as long before the third."""
@@ -60,8 +67,9 @@ class Shards(Table):
         self.starts = [np.array(shard["starts"], np.int64) for _, shard in shards]
         self.sizes = [shard.get("sizes") for _, shard in shards]
         check_sizes(self.url, dict(zip(self.files, self.bytes, strict=True)))
-        self._rows = self._divided([split for split, _ in shards], held_out)
-        self._names = {s: self._first(s) for s in SPLITS if self.size(s)}
+        self.columns = [shard.get("columns") for _, shard in shards]
+        self._rows = self._divide([split for split, _ in shards], held_out)
+        self._names = {s: self._collect_columns(s) for s in SPLITS if self.size(s)}
 
     def size(self, split: Split) -> int:
         return len(self._rows[split])
@@ -69,28 +77,35 @@ class Shards(Table):
     def names(self, split: Split) -> Sequence[str]:
         return self._names[split]
 
-    def _first(self, split: Split) -> list[str]:
-        """Columns of the first row of a split."""
-        try:
-            return list(self.row(split, 0).columns)
-        except Unavailable as error:
-            raise ValueError(str(error)) from None
+    def _collect_columns(self, split: Split) -> list[str]:
+        """Columns of any row of a split, as the index has them; older ones do not, and some rows are read."""
+        listed = [self.columns[shard] for shard in np.unique(self._rows[split][:, 0])]
+        found = dict.fromkeys(name for names in listed for name in names or ())
+        for index in range(min(GLANCE if None in listed else 1, self.size(split))):  # the first, to find damage early
+            try:
+                found.update(dict.fromkeys(self.row(split, index).columns))
+            except Unreadable:  # found again, and counted, when its turn comes
+                continue
+            except Unavailable as error:
+                raise ValueError(str(error)) from None
+        return list(found)
 
     def runs(self, split: Split) -> Sequence[int]:
         shards = self._rows[split][:, 0]
         return [int(n) for n in np.unique(shards, return_counts=True)[1]]
 
-    def row(self, split: Split, index: int) -> Row:
+    def read_row(self, split: Split, index: int) -> Row:
         shard, number = (int(v) for v in self._rows[split][index])
         starts = self.starts[shard]
         data = self._range(shard, int(starts[number]), int(starts[number + 1]))
         try:
-            members = list(_members(data))
+            members = list(read_members(data))
         except (tarfile.TarError, EOFError) as error:
             raise Unavailable(f"{self.url}/{self.files[shard]}: broken shard at sample {number} ({error})") from None
-        if len({_split_key(name)[0] for name, _ in members}) != 1:
+        keys = {key for key, _, _ in members}
+        if len(keys) != 1:
             raise Unavailable(f"{self.url}/{self.files[shard]}: not the shard of its index at sample {number}")
-        return Row(f"{self.files[shard]}/{_split_key(members[0][0])[0]}", columns(members))
+        return Row(f"{self.files[shard]}/{keys.pop()}", read_columns(members))
 
     def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
         """From the index: the samples are not read. Of their first picture; those of a pair are equal."""
@@ -135,13 +150,13 @@ class Shards(Table):
                 raise Unavailable(f"{path}: cannot be copied from {self.url} ({error.strerror or error})") from None
         return str(path)
 
-    def _divided(self, own: Sequence[Split], share: float) -> dict[Split, NDArray[np.int64]]:
+    def _divide(self, own: Sequence[Split], share: float) -> dict[Split, NDArray[np.int64]]:
         """Split -> (n, 2): shard and number of the sample in it."""
         wanted: list[Split] = [s for s in ("validation", "test") if s not in own]
         rows: dict[Split, list[tuple[int, int]]] = {s: [] for s in SPLITS}
         numbered = [(s, k, n) for k, s in enumerate(own) for n in range(len(self.starts[k]) - 1)]
         train = [f"{self.files[k]}/{n}" for s, k, n in numbered if s == "train"]
-        division = iter(held_out(train, share, wanted))
+        division = iter(self.hold_out(train, share, wanted))
         for split, k, n in numbered:
             rows[next(division) if split == "train" else split].append((k, n))
         return {s: np.array(r, np.int64).reshape(-1, 2) for s, r in rows.items()}
@@ -150,47 +165,55 @@ class Shards(Table):
 # Samples
 
 
-def columns(members: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
-    """Columns of a sample from its files: pictures by the part before their suffix, texts, and JSON objects."""
+def read_columns(members: Sequence[tuple[str, str, bytes]]) -> dict[str, Any]:
+    """Columns of a sample from its files (key, extension, content): pictures by the part before their suffix, texts,
+    and JSON objects."""
     found: dict[str, Any] = {}
-    for name, data in members:
-        _, _, extension = _split_key(name)[1].rpartition("/")
-        column, _, suffix = extension.lower().rpartition(".")
+    for key, extension, data in members:
+        column, _, suffix = extension.rpartition(".")
         try:
-            if suffix in PICTURES:
+            if f".{suffix}" in ENDINGS:
                 found[column or "image"] = data
             elif suffix == "txt":
-                found[column or "caption"] = data.decode()
+                found[column or "caption"] = decode_text(data)
             elif suffix == "json":
-                found |= {k: v for k, v in _object(data).items() if k not in found}
+                found |= {k: v for k, v in read_object(data).items() if k not in found}
         except ValueError as error:
-            raise Unreadable(f"{name}: {error}") from None
+            raise Unreadable(f"{key}.{extension}: {error}") from None
     return found
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def decode_text(data: bytes) -> str:
+    """UTF-8, or what a byte-order mark says."""
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
+        if data.startswith(mark):
+            return data.decode(encoding)
+    return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+
+
+def read_object(data: bytes) -> dict[str, Any]:
     content = json.loads(data)
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
     return content
 
 
-def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a piece of a tar."""
+def read_members(data: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """Keys, extensions and contents of the samples' files in a piece of a tar."""
     with tarfile.open(fileobj=BytesIO(data), mode="r:") as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isfile() else None
-            if file is not None:
-                yield member.name, file.read()
+            parts = split_key(member.name)
+            if file is not None and parts is not None:
+                yield *parts, file.read()
         if tar.offset < len(data):  # type: ignore[attr-defined]
             raise tarfile.ReadError("a damaged header")  # at which tarfile stops without a word
 
 
-def _split_key(name: str) -> tuple[str, str]:
-    """`a/b.image.png` -> `a/b`, `image.png`, as WebDataset groups files to samples."""
-    folder, slash, base = name.rpartition("/")
-    key, _, extension = base.partition(".")
-    return f"{folder}{slash}{key}", extension
+def split_key(name: str) -> tuple[str, str] | None:
+    """`a/b.image.PNG` -> `a/b`, `image.png`, as WebDataset groups files to samples; None where it skips a file."""
+    match = None if META.match(name) else SAMPLE.fullmatch(name)
+    return None if match is None else (match[1], match[2].lower())
 
 
 # The index
@@ -232,6 +255,9 @@ def _is_shard(shard: Any) -> bool:
         listed = isinstance(sizes, list) and len(sizes) == len(starts) - 1
         if not listed or not all(map(_is_size, sizes)):
             return False
+    names = shard.get("columns", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return False
     return all(a < b for a, b in pairwise([-1, *starts, shard["bytes"] + 1]))
 
 
@@ -269,32 +295,39 @@ def indexed(url: str) -> dict[str, Any]:
         file = path[len(root) :].lstrip("/")
         with fs.open(path, "rb") as tar:
             found = {"file": file, "bytes": fs.size(path), **described(path, tar)}
-        splits.setdefault(_split_of(file), []).append(found)
+        splits.setdefault(said_split(file), []).append(found)
     return {"format": FORMAT, "splits": splits}
 
 
-def _split_of(file: str) -> Split:
+def said_split(file: str) -> Split:
+    """The split that the folders and the name of a tar say, in the words of `datasets`; else training."""
     path = PurePosixPath(file)
-    named = (split_named(n) for n in (*path.parts[:-1], path.stem.split("-")[0].split("_")[0]))
-    return next((s for s in named if s is not None), "train")
+    return find_split([*path.parts[:-1], path.stem]) or "train"
 
 
 def described(name: str, file: Any) -> dict[str, list[Any]]:
-    """starts: where each sample of an open tar starts, and where the last one ends. sizes: (W, H) of first pictures."""
+    """starts: where each sample of an open tar starts, and where the last one ends. sizes: (W, H) of first pictures.
+
+    columns: those of any sample.
+    """
     starts: list[int] = []
     sizes: list[list[int] | None] = []
+    columns: dict[str, None] = {}
     end, last = 0, None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if member.isfile():
-                    key = _split_key(member.name)[0]
+                parts = split_key(member.name) if member.isfile() else None
+                if parts is not None:
+                    key, extension = parts
                     if key != last:
                         starts.append(member.offset)
                         sizes.append(None)
-                    if sizes[-1] is None and member.name.lower().endswith(PICTURES):
+                    if sizes[-1] is None and f".{extension.rpartition('.')[2]}" in ENDINGS:
                         sizes[-1] = _size(tar.extractfile(member))
-                    last, end = key, member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    columns.update(dict.fromkeys(name_columns(extension, member, tar)))
+                    last = key
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise EOFError("its end is missing")  # tarfile does not mind a tar cut between two files
@@ -302,7 +335,21 @@ def described(name: str, file: Any) -> dict[str, list[Any]]:
         raise ValueError(f"{name}: broken shard ({error})") from None
     if not starts:
         raise ValueError(f"{name}: broken shard (no samples)")
-    return {"starts": [*starts, end], "sizes": sizes}
+    return {"starts": [*starts, end], "sizes": sizes, "columns": list(columns)}
+
+
+def name_columns(extension: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> list[str]:
+    """Columns of one file of a sample; of JSON it is read, and none where it is broken."""
+    column, _, suffix = extension.rpartition(".")
+    if suffix == "json" and member.size <= LARGEST_JSON:
+        file = tar.extractfile(member)
+        try:
+            return list(read_object(b"" if file is None else file.read()))
+        except ValueError:
+            return []
+    if f".{suffix}" in ENDINGS:
+        return [column or "image"]
+    return [column or "caption"] if suffix == "txt" else []
 
 
 def _size(file: Any) -> list[int] | None:

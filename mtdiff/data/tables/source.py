@@ -21,10 +21,12 @@ from torch import Tensor
 
 from mtdiff.data.buckets import Shape, filled, nearest, shapes
 from mtdiff.data.source import Source
+from mtdiff.data.tables.contents import list_contents
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, is_saved
 from mtdiff.data.tables.shards import INDEX, Shards
 from mtdiff.data.tables.table import Row, Table, Unavailable, text_of
+from mtdiff.files import shown
 from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
 from mtdiff.types import SPLITS, Need, Record, Split
 
@@ -38,6 +40,7 @@ NEEDED: Mapping[Need, tuple[str, ...]] = {
 }
 TRIES = 100
 """So many unreadable rows in succession end a run."""
+SKIPPED, MENDED = 1, 2
 WINDOW = 8
 """So many shards are mixed at a time."""
 
@@ -78,10 +81,10 @@ class TableSource(Source):
             "removal": removal,
         }
         self.side, self.max_pixels, self.counts = size, max_pixels, dict(counts or {})
-        self.tables: dict[Need, Table] = {n: opened_table(n, t) for n, t in given.items() if t is not None}
-        self.roles = {(n, s): _roles(n, t, s) for n, t in self.tables.items() for s in SPLITS if t.size(s)}
-        # Shared with loader processes, so that what they skip is counted here.
-        self._bad = {k: torch.zeros(self.size(*k), dtype=torch.uint8).share_memory_() for k in self.roles}
+        self.tables: dict[Need, Table] = {n: open_table(n, t) for n, t in given.items() if t is not None}
+        self.roles = {(n, s): check_roles(n, t, s) for n, t in self.tables.items() for s in SPLITS if t.size(s)}
+        # Shared with loader processes, so that what they skip or mend is counted here.
+        self._notes = {k: torch.zeros(self.size(*k), dtype=torch.uint8).share_memory_() for k in self.roles}
 
     def size(self, need: Need, split: Split) -> int:
         if need not in get_args(Need):
@@ -105,18 +108,22 @@ class TableSource(Source):
             place = (index + k) % count
             try:
                 row = self.tables[need].row(split, place)
-                return self.made(need, split, row, rng)
+                record = self.make_record(need, split, row, rng)
             except Unreadable as error:
-                self._skip(need, split, place, error)
+                self._note(need, split, place, SKIPPED, f"skipped ({{}} so far): {error}")
+                continue
+            if row.mended:
+                self._note(need, split, place, MENDED, "mended ({} so far): half a character is now U+FFFD")
+            return record
         name, tried = self.tables[need].name, min(TRIES, count)
         raise Unavailable(f"data.{need}={name}: no readable row among {tried} in {split!r}")
 
     def skipped(self) -> dict[str, int]:
         """Distinct rows that were unreadable so far, in this process and its loaders: `need/split` -> count."""
-        found = {f"{need}/{split}": int((bad > 0).sum()) for (need, split), bad in self._bad.items()}
+        found = {f"{need}/{split}": int((notes == SKIPPED).sum()) for (need, split), notes in self._notes.items()}
         return {name: count for name, count in found.items() if count > 0}
 
-    def made(self, need: Need, split: Split, row: Row, rng: np.random.Generator) -> Record:
+    def make_record(self, need: Need, split: Split, row: Row, rng: np.random.Generator) -> Record:
         """A record from a row of the table; Unreadable where it lacks something."""
         cells = {role: row.columns.get(column) for role, column in self.roles[need, split].items()}
         texts = {role: drawn(cells.get(role), rng) for role in ("caption", "instruction", "edited_caption")}
@@ -166,13 +173,13 @@ class TableSource(Source):
         with ThreadPoolExecutor(8) as pool:
             return np.array(list(pool.map(of, range(table.size("train")))), np.int64)
 
-    def _skip(self, need: Need, split: Split, place: int, error: Unreadable) -> None:
-        bad = self._bad[need, split]
-        if not bad[place]:
-            bad[place] = 1
-            total = int((bad > 0).sum())
-            name = self.tables[need].name
-            log.warning("data.%s=%s: row %d of %s skipped (%d so far): %s", need, name, place, split, total, error)
+    def _note(self, need: Need, split: Split, place: int, what: int, said: str) -> None:
+        """Count a row that was skipped or mended, and say so once."""
+        notes = self._notes[need, split]
+        if not notes[place]:
+            notes[place] = what
+            total = int((notes == what).sum())
+            log.warning("data.%s=%s: row %d of %s %s", need, self.tables[need].name, place, split, said.format(total))
 
 
 class InBucket(Source):
@@ -211,24 +218,55 @@ def drawn(value: Any, rng: np.random.Generator) -> str:
     return texts[0 if len(texts) == 1 else int(rng.integers(len(texts)))] if texts else ""
 
 
-def opened_table(need: Need, given: str | Table) -> Table:
+def open_table(need: Need, given: str | Table) -> Table:
     """A table from a path or URL, its kind told by what lies there."""
     if isinstance(given, Table):
         return given
     try:
-        if "://" in given or (Path(given) / INDEX).is_file():
+        if "://" in given:
             return Shards(given)
-        if is_saved(Path(given)):
-            return Hub(given)
-        if any(Path(given).rglob("*.tar")):
-            return Shards(given)  # which says how to make the index
-        return Folder(given)
+        path = Path(given).expanduser()
+        if (path / INDEX).is_file():
+            return Shards(str(path))
+        if is_saved(path):
+            return Hub(str(path))
+        return Shards(str(path)) if holds_shards(path) else Folder(str(path))  # Shards say how to make the index
     except ValueError as error:
         raise ValueError(f"data.{need}: {error}") from None
 
 
-def _roles(need: Need, table: Table, split: Split) -> dict[str, str]:
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder without an index is made of tars; beside metadata or more pictures, they are left over."""
+    contents = list_contents(folder)
+    tars = sum(name.endswith(".tar") for name in contents.archives)
+    return tars > 0 and not contents.metadata and tars >= len(contents.pictures)
+
+
+def check_roles(need: Need, table: Table, split: Split) -> dict[str, str]:
+    """Role -> column, or a ValueError where one is missing or holds texts in place of pictures."""
     try:
-        return table.roles(split, NEEDED[need])
+        roles = table.roles(split, NEEDED[need])
+        for role in ("image", "edited_image"):
+            if role in roles and role in NEEDED[need]:
+                check_pictures(table, split, roles[role])
+        return roles
     except ValueError as error:
         raise ValueError(f"data.{need}: {error}") from None
+
+
+def check_pictures(table: Table, split: Split, column: str) -> None:
+    """Refuse a column of texts where pictures belong, by the first row that can be read."""
+    for index in range(min(TRIES, table.size(split))):
+        try:
+            cell = table.row(split, index).columns.get(column)
+        except Unreadable:  # found again, and counted, when its turn comes
+            continue
+        except Unavailable as error:
+            raise ValueError(str(error)) from None
+        if isinstance(cell, str):
+            raise ValueError(
+                f"{table.name}: the column {column} holds texts ({shown(cell, 40)!r}), expected pictures; "
+                f"metadata names their files in {column}_file_name (or file_name)"
+            )
+        if cell is not None:
+            return

@@ -4,15 +4,16 @@ Folders, hub repositories and shards are tables; `tables.TableSource` makes reco
 """
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from mtdiff.errors import RunError
 from mtdiff.pictures import Unreadable, open_picture, upright_size
-from mtdiff.types import SPLITS, Split
+from mtdiff.types import Split
 
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -25,16 +26,31 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What a row is read for, and the columns that are tried where none is named. A caption may be a list: one is drawn."""
 SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = MappingProxyType(
-    {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+    {
+        "train": ("train", "training"),
+        "validation": ("validation", "valid", "val", "dev"),
+        "test": ("test", "testing", "eval", "evaluation"),
+    }
 )
+"""What `datasets` calls the splits, in folders, files and repositories."""
+HELD_OUT_FIRST: tuple[Split, ...] = ("test", "validation", "train")
+_BEFORE, _AFTER = r"(?:(?<![^-._ 0-9])|(?<=[a-z])(?=[A-Z]))", r"(?:(?![^-._ 0-9])|(?<=[a-z])(?=[A-Z]))"
+SPLIT_WORDS: Mapping[Split, re.Pattern[str]] = MappingProxyType(
+    {split: re.compile(f"{_BEFORE}(?i:{'|'.join(words)})(?i:set)?{_AFTER}") for split, words in SPLIT_NAMES.items()}
+)
+"""A split's word at the borders of `datasets` (-._ 0-9), in any case; beyond its rule `testA` and `trainset`."""
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """key: names the row. columns: texts (or lists of them) and pictures, these as bytes."""
+    """key: names the row. columns: texts (or lists of them) and pictures, these as bytes. mended: a text was broken."""
 
     key: str
     columns: Mapping[str, Any]
+    mended: bool = False
 
 
 class Unavailable(RunError):
@@ -65,8 +81,14 @@ class Table(ABC):
         """Columns of a split that has rows."""
 
     @abstractmethod
+    def read_row(self, split: Split, index: int) -> Row:
+        """A row as it stands. Unreadable where it cannot be used; Unavailable where no row can."""
+
     def row(self, split: Split, index: int) -> Row:
-        """Unreadable where this row cannot be used; Unavailable where no row can."""
+        """A row whose texts can be encoded; raises as `read_row` does."""
+        row = self.read_row(split, index)
+        columns = {mend_text(name): mend_text(value) for name, value in row.columns.items()}
+        return Row(mend_text(row.key), columns, mended=columns != row.columns)
 
     def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
         """Width and height of a row's upright picture, from its header; Unreadable where there is none."""
@@ -94,6 +116,13 @@ class Table(ABC):
                 )
         return found
 
+    def hold_out(self, groups: Sequence[str], share: float, wanted: Sequence[Split]) -> list[Split]:
+        """`held_out`, whose errors name the table."""
+        try:
+            return held_out(groups, share, wanted)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
 
 def text_of(value: Any) -> list[str]:
     """The texts of a cell: none, one, or several to choose from; blank ones do not count."""
@@ -107,21 +136,38 @@ def held_out(groups: Sequence[str], share: float, wanted: Sequence[Split]) -> li
     """The split of each row where a data set has none of its own: `share` of the groups for each wanted split.
 
     Rows of one group (the same source picture) stay together. Which groups is decided by a hash of their names, so it
-    does not depend on the order of rows. At least one group each where there are three or more.
+    does not depend on the order of rows. At least one group each; ValueError where there are too few.
     """
     if not 0 <= share < 0.5:
         raise ValueError(f"held_out={share}: expected a share from 0 to below 0.5")
-    unique = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
-    count = 0 if share == 0 or len(unique) < 3 else max(1, round(share * len(unique)))
+    if share > 0 and 0 < len(set(groups)) <= len(wanted):
+        least = f"{len(wanted) + 1}: for training, {', '.join(wanted)}"
+        raise ValueError(f"pictures: {len(set(groups))}, expected at least {least}")
+    unique = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode("utf-8", "surrogatepass")).digest())
+    count = 0 if share == 0 else max(1, round(share * len(unique)))
     taken: dict[str, Split] = {}
     for k, split in enumerate(wanted):
         taken |= dict.fromkeys(unique[k * count : (k + 1) * count], split)
     return [taken.get(g, "train") for g in groups]
 
 
-def split_named(name: str) -> Split | None:
-    """The split that a folder or a file prefix is named after."""
-    return next((s for s in SPLITS if name in SPLIT_NAMES[s]), None)
+def find_split(names: Iterable[str]) -> Split | None:
+    """The split that names of folders or files say; test before validation before training where they say several."""
+    said = list(names)
+    return next((s for s in HELD_OUT_FIRST if any(SPLIT_WORDS[s].search(name) for name in said)), None)
+
+
+def mend_text(value: Any) -> Any:
+    """Texts, also in lists and mappings, with halves of characters (lone surrogates) replaced by U+FFFD."""
+    if isinstance(value, str):
+        if value.isascii() or not SURROGATE.search(value):
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list | tuple):
+        return [mend_text(v) for v in value]
+    if isinstance(value, dict):
+        return {mend_text(k): mend_text(v) for k, v in value.items()}
+    return value
 
 
 def missing_extra(package: str) -> ValueError:
