@@ -341,7 +341,10 @@ def test_position_is_where_training_starts():
         ({"weights": {"edit": 1e4}}, r"weights={.*'edit': 10000.0.*}: expected shares within 1 %"),
         ({"tasks": {}}, "tasks=.*: expected at least one task"),
         ({"tasks": {"draw": Edit()}}, "tasks: key 'draw' holds a task named 'edit'"),
-        ({"source": Noise({**SIZES, "removal": 0})}, "'inpaint' needs 'removal' records, of which the data has none in"),
+        (
+            {"source": Noise({**SIZES, "removal": 0})},
+            "'inpaint' needs 'removal' records, of which the data has none",
+        ),
         ({"batch_size": 0}, "batch_size=0: expected a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"workers": -1}, "workers=-1: expected a whole number from 0"),

@@ -292,11 +292,11 @@ def test_damage_inside_a_shard(tmp_path: Path) -> None:
     assert source.skipped()["edit/train"] >= 1
     file.write_bytes(b"\x01" * 300 + whole[300:])
     with pytest.raises(ValueError, match=r"shard-000000\.tar: broken shard at sample 0"):
-        Shards(str(tmp_path / "out"))
+        TableSource(edit=str(tmp_path / "out"))
     second = whole.index(b"000000000.", 512)
     file.write_bytes(whole[: second + 100] + b"\x01" * 100 + whole[second + 200 :])
     with pytest.raises(ValueError, match=r"broken shard at sample 0 \(a damaged header\)"):
-        Shards(str(tmp_path / "out"))
+        TableSource(edit=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,10 @@ class Shards(Table):
     def _collect_columns(self, split: Split) -> list[str]:
         """Columns of any row of a split, as the index has them; older ones do not, and some rows are read."""
         listed = [self.columns[shard] for shard in np.unique(self._rows[split][:, 0])]
-        found = dict.fromkeys(name for names in listed for name in names or ())
-        for index in range(min(GLANCE if None in listed else 1, self.size(split))):  # the first, to find damage early
+        if None not in listed:
+            return list(dict.fromkeys(name for names in listed for name in names or ()))
+        found: dict[str, None] = {}
+        for index in range(min(GLANCE, self.size(split))):
             try:
                 found.update(dict.fromkeys(self.row(split, index).columns))
             except Unreadable:  # found again, and counted, when its turn comes

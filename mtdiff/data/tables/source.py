@@ -246,27 +246,25 @@ def check_roles(need: Need, table: Table, split: Split) -> dict[str, str]:
     """Role -> column, or a ValueError where one is missing or holds texts in place of pictures."""
     try:
         roles = table.roles(split, NEEDED[need])
-        for role in ("image", "edited_image"):
-            if role in roles and role in NEEDED[need]:
-                check_pictures(table, split, roles[role])
+        check_pictures(table, split, [roles[role] for role in NEEDED[need] if role in ("image", "edited_image")])
         return roles
     except ValueError as error:
         raise ValueError(f"data.{need}: {error}") from None
 
 
-def check_pictures(table: Table, split: Split, column: str) -> None:
-    """Refuse a column of texts where pictures belong, by the first row that can be read."""
+def check_pictures(table: Table, split: Split, columns: Sequence[str]) -> None:
+    """Refuse texts where pictures belong, and damage, by the first row that can be read."""
     for index in range(min(TRIES, table.size(split))):
         try:
-            cell = table.row(split, index).columns.get(column)
+            cells = table.row(split, index).columns
         except Unreadable:  # found again, and counted, when its turn comes
             continue
         except Unavailable as error:
             raise ValueError(str(error)) from None
-        if isinstance(cell, str):
-            raise ValueError(
-                f"{table.name}: the column {column} holds texts ({shown(cell, 40)!r}), expected pictures; "
-                f"metadata names their files in {column}_file_name (or file_name)"
-            )
-        if cell is not None:
-            return
+        for column in columns:
+            if isinstance(cells.get(column), str):
+                raise ValueError(
+                    f"{table.name}: the column {column} holds texts ({shown(cells[column], 40)!r}), expected pictures; "
+                    f"metadata names their files in {column}_file_name (or file_name)"
+                )
+        return
