@@ -263,7 +263,7 @@ def test_folders_read_no_more_than_headers(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", [{"file_name": "0.png"}], {"0.png": noise(0, 64)})
     whole = (folder / "0.png").read_bytes()
     (folder / "0.png").write_bytes(whole[:64])
-    assert Folder(str(folder)).picture_size("train", 0, "image") == (64, 64)
+    assert Folder(str(folder), held_out=0.0).picture_size("train", 0, "image") == (64, 64)
 
 
 def test_the_checker_counts_shapes(tmp_path: Path) -> None:
