@@ -14,6 +14,7 @@ import torch
 from tiny import TASKS, UNET, tiny_unet
 from tiny_transformer import TINY_CLIP, TINY_VAE, tiny_transformer
 
+from mtdiff.commands.command import guard
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.runs import onnx
@@ -141,7 +142,7 @@ def test_script_times_every_variant(script: Any, tmp_path: Path, capsys: Any) ->
 )
 def test_script_answers_mistakes_in_one_line(script: Any, arguments: list[str], expected: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
-        script.guarded(lambda: script.main(arguments))
+        guard(lambda: script.main(arguments))
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1

@@ -84,8 +84,7 @@ def test_a_run_is_kept_in_half_precision(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(ROOT / "experiments")
     ship = importlib.import_module("ship")
     run = make_run(tmp_path / "run")
-    for module in (ship, adapter):
-        monkeypatch.setattr(module, "ADAPTERS", tmp_path / "adapters")
+    monkeypatch.setattr(adapter, "ADAPTERS", tmp_path / "adapters")
     ship.main([f"run={run}", "name=tiny"])
     own, kept = (load_file(folder / "adapter.safetensors") for folder in (run, tmp_path / "adapters" / "tiny"))
     assert {k: v.half().tolist() for k, v in own.items()} == {k: v.tolist() for k, v in kept.items()}

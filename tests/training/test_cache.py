@@ -168,8 +168,10 @@ def test_what_lasts_is_found_by_drawing(tmp_path: Path) -> None:
 
 
 def test_one_of_five_captions_lasts(tmp_path: Path) -> None:
-    lines = [{"file_name": "0.png", "captions": list("abcde")}]
-    source = TableSource(caption=str(write_folder(tmp_path, lines, {"0.png": picture(0)})), size=16)
+    lines = [{"file_name": f"{i}.png", "captions": list("abcde")} for i in range(3)]
+    source = TableSource(
+        caption=str(write_folder(tmp_path, lines, {f"{i}.png": picture(i) for i in range(3)})), size=16
+    )
     assert "prompt" in find_lasting(Mixture(source, [TextToImage()], [1.0]).streams[0], "caption")
 
 
