@@ -11,7 +11,6 @@ sampled as the first run samples text_to_image. seed: of captions and noise. Int
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,7 @@ from mtdiff.results.encoding import write_lines
 from mtdiff.runs.adapter import About, read_about, shipped
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mtdiff.model.painter import Painter
+    pass
 
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
@@ -55,8 +52,8 @@ def found(patterns: str) -> dict[str, About]:
 
 def shares(every: dict[str, About], count: int, seed: int, device: str) -> Iterator[tuple[str, Any]]:
     """(`base` or the run's name, interval of its share), one after the other."""
-    import torch
-    from base_model.pretraining import own, to_float
+    from base_model.judge import draw_captions, find_own_picture
+    from base_model.records import stack_records
 
     from mtdiff.data.emoji.source import EmojiSource
     from mtdiff.methods.untouched import Untouched
@@ -73,35 +70,19 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
         raise ValueError(f"number={count}: expected at most {len(portraits)}")
     chosen = numpy_rng("forgetting", seed).choice(len(portraits), count, replace=False)
     records = [source.portrait(portraits[i].style, portraits[i].stem) for i in chosen]
-    captions, truth = [r.caption for r in records], to_float(torch.stack([r.image for r in records])).to(device)
+    truth, captions = stack_records(records)
+    truth = truth.to(device)
     embed = AlexNetEmbedding(pool=False).to(device)
 
     def share(denoiser: Denoiser) -> Any:
         painter = make_painter(denoiser, about.sampling)
-        hits = own(draw(painter, captions, seed), truth, embed).double().cpu().numpy()
-        return mean_interval(hits, numpy_rng("forgetting", seed, "interval"))
+        hits = find_own_picture(draw_captions(painter, captions, "forgetting", seed), truth, embed)
+        return mean_interval(hits.double().cpu().numpy(), numpy_rng("forgetting", seed, "interval"))
 
     untouched = Denoiser(construct(about.backbone), Untouched(), [TASK])
     yield "base", share(untouched.to(device).eval())
     for name in every:
         yield name, share(load_run(name, device).painter.denoiser)
-
-
-def draw(painter: "Painter", captions: list[str], seed: int) -> "Tensor":
-    """Pictures (B, 3, H, W) of captions."""
-    import torch
-    from base_model.pretraining import prompted
-
-    from mtdiff.rng import torch_rng
-
-    denoiser, backbone, drawn = painter.denoiser, painter.denoiser.backbone, []
-    for start in range(0, len(captions), AT_ONCE):
-        plain = prompted(backbone, captions[start : start + AT_ONCE])
-        condition = replace(plain, task=torch.full_like(plain.task, denoiser.tasks.index(TASK)))
-        noise = torch.randn(plain.source.shape, generator=torch_rng("forgetting", seed, start)).to(plain.source)
-        with torch.no_grad(), torch.autocast(denoiser.device.type, torch.bfloat16):  # as runs are judged
-            drawn.append(backbone.decode(painter.draw_latents(condition, noise)).float())
-    return torch.cat(drawn)
 
 
 def main(arguments: list[str]) -> None:

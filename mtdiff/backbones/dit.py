@@ -122,15 +122,8 @@ def shipped(name: str) -> Path:
     return Path(str(files("mtdiff").joinpath("assets", name)))
 
 
-def around_nano(transformer: Mapping[str, Any], seed: int = 0) -> PixArt:
-    """A new transformer, from keyword arguments of its class, around the other parts of `nano`."""
-    with drawing("cpu", seed):
-        made = started(network(PixArtTransformer2DModel, "transformer", transformer))
-    return PixArt(made, **read_parts(shipped("nano"), None, REST), size=64, attention="plain", tokens=NANO_TOKENS)
-
-
 @torch.no_grad()
-def started(network: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
+def initialise(network: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
     """PixArt's own start (arXiv 2310.00426): the text adds nothing to a block, and the first prediction is zero."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -167,8 +160,8 @@ def load(
     """
     if weights == NANO_DIT and not shipped(NANO_DIT).exists():
         raise ValueError(
-            "backbone.weights=nano_dit: not in this package; make it with `python experiments/pretrain.py "
-            "backbone=nano_dit`, or choose random"
+            "backbone.weights=nano_dit: not in this package; make it with `python experiments/pretrain.py`, "
+            "or choose random"
         )
     if weights in ("random", "meta"):
         made = build(dict(architecture or {}), tokens, "meta" if weights == "meta" else "cpu", seed)

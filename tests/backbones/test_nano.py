@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from base_model.pretraining import psnr, retrieval, to_float
+from base_model.autoencoder import measure_floor
+from base_model.judge import find_own_picture
+from base_model.records import stack_records
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel
 
@@ -25,7 +27,7 @@ def portraits(split: str, number: int) -> tuple[torch.Tensor, list[str]]:
     chosen = source.portraits(split)  # type: ignore[arg-type]
     chosen = chosen[:: len(chosen) // number][:number]
     records = [source.portrait(p.style, p.stem) for p in chosen]
-    return to_float(torch.stack([r.image for r in records])), [r.caption for r in records]
+    return stack_records(records)
 
 
 def test_sizes_are_within_the_budget() -> None:
@@ -43,14 +45,13 @@ def test_diffusers_pipeline_draws_the_emoji_it_is_asked_for() -> None:
     out = pipeline(captions, num_inference_steps=15, guidance_scale=3.0, generator=noise, output_type="pt").images
     assert out.shape == (16, 3, 64, 64)
     # Chance is 1 in 16; the model card's figure is among 200.
-    assert retrieval(out * 2 - 1, truth, AlexNetEmbedding(pool=False)) >= 0.6
+    assert find_own_picture(out * 2 - 1, truth, AlexNetEmbedding(pool=False)).double().mean() >= 0.6
 
 
 @torch.no_grad()
 def test_autoencoder_on_test_emoji() -> None:
     images, _ = portraits("test", 64)
-    backbone = load()
-    assert psnr(backbone.decode(backbone.encode(images)), images).mean() >= 30
+    assert measure_floor(load().vae, images)["psnr_db"] >= 30
 
 
 def test_measuring_clip_knows_unseen_emoji() -> None:

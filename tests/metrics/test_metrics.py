@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from base_model.pretraining import Contrastive, train_tokenizer
+from base_model.contrastive import make_clip, train_tokenizer
 from safetensors.torch import load_file
 from skimage import data
 from skimage.metrics import structural_similarity
@@ -345,7 +345,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(TEXTS, folder, 600, 32)
     config = {"text": TOWER, "vision": {**TOWER, "patch_size": 16}, "projection_dim": 8}
     torch.manual_seed(0)
-    Contrastive("test", None, tokenizer, config, 2).model.save_pretrained(folder)  # type: ignore[arg-type]
+    make_clip(tokenizer, config).save_pretrained(folder)
     return folder
 
 
