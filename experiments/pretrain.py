@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     import torch
-    from base_model.build import STAGES, Work
+    from base_model.build import STAGES
+    from base_model.work import Work
     from transformers.utils.logging import disable_progress_bar
 
     for name in config["stages"]:

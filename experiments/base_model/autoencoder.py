@@ -47,8 +47,8 @@ def make_autoencoder(channels: tuple[int, ...], latent_channels: int, size: int 
 
 
 @torch.no_grad()
-def grow(made: AutoencoderKL, trained: AutoencoderKL) -> int:
-    """Start a deeper autoencoder from a trained shallower one: the levels at pixels and next to them are copied.
+def copy_levels(made: AutoencoderKL, trained: AutoencoderKL) -> int:
+    """Start from a trained autoencoder: the same one, or a shallower one, whose levels next to the pixels are copied.
 
     The decoder's levels are counted from its end. Returns how many tensors were copied; those of other shapes are left.
     """
@@ -106,6 +106,12 @@ def transform(x: Tensor, turn: int) -> Tensor:
     if turn < 4:
         return torch.rot90(x, turn, (2, 3))
     return torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
+
+
+def freeze_encoder(vae: AutoencoderKL) -> None:
+    """Keep the latents as they are: from here on the decoder alone learns, beside denoisers of these latents."""
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
 
 
 @torch.no_grad()

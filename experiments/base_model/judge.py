@@ -8,7 +8,6 @@ Letters: n pictures, K texts to choose from.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +58,7 @@ def find_own(clip: MeasuringClip, pictures: Tensor, captions: Sequence[str]) -> 
 
 def find_own_picture(drawn: Tensor, truth: Tensor, embed: AlexNetEmbedding) -> Tensor:
     """(n,) bool: whether the nearest true picture by cosine of features, among all of (n, 3, H, W), is its own."""
-    a, b = (torch.nn.functional.normalize(embed(x), dim=1) for x in (drawn, truth))
+    a, b = (torch.nn.functional.normalize(embed_parts(embed, x), dim=1) for x in (drawn, truth))
     return (a @ b.T).argmax(1) == torch.arange(len(a), device=a.device)
 
 
@@ -107,8 +106,13 @@ def share(hits: Tensor, name: str) -> Interval:
 def compare_features(pictures: Tensor, truth: Tensor) -> float:
     """Fréchet distance on AlexNet features of two sets of one size; small sets inflate it, so compare at equal n."""
     embed = AlexNetEmbedding().to(pictures.device)
-    a, b = (np.concatenate([embed(part).cpu().numpy() for part in x.split(AT_ONCE)]) for x in (pictures, truth))
+    a, b = (embed_parts(embed, x).cpu().numpy() for x in (pictures, truth))
     return frechet(a, b)
+
+
+def embed_parts(embed: AlexNetEmbedding, pictures: Tensor) -> Tensor:
+    """Features (n, F) of pictures (n, 3, H, W), computed AT_ONCE at a time."""
+    return torch.cat([embed(part) for part in pictures.split(AT_ONCE)])
 
 
 @torch.no_grad()

@@ -3,18 +3,22 @@
 Letters: n pictures, B batch, C latent channels, h w latent size, L text tokens, D text width.
 """
 
+import functools
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from base_model.records import Records, describe_portrait, stack_records
 from mtdiff.backbones.latent import LatentBackbone
+from mtdiff.files import write_atomically
 from mtdiff.types import Text
 
 AT_ONCE = 64
@@ -58,42 +62,68 @@ class Encoded:
 
 
 def encode_records(
-    folder: Path, backbone: LatentBackbone, records: Records, drawn: int, look: Look | None = None
+    folder: Path,
+    backbone: LatentBackbone,
+    records: Records,
+    drawn: int,
+    made_by: Mapping[str, Any],
+    look: Look | None = None,
 ) -> Encoded:
-    """Every portrait and `drawn` further records, read from `folder` where they have been encoded already."""
-    path = folder / "encoded.safetensors"
+    """Every portrait and `drawn` further records, read from `folder` where they have been encoded already.
+
+    made_by: what the latents and texts depend on (data, encoder, text encoder, number, seed, picture tower).
+    """
+    known, drawing = len(records.portraits), functools.partial(draw_parts, records, drawn)
+    pictures = keep_tensors(folder, "pictures", made_by, lambda: encode_parts(backbone, drawing(), look))
+    kind = {**made_by, "backbone": type(backbone).__name__}
+    texts = keep_tensors(folder, "texts", kind, lambda: embed_texts(backbone, list_captions(records, drawing())))
+    extra = {name.removeprefix("extra."): value for name, value in texts.items() if name.startswith("extra.")}
+    return Encoded(pictures["latents"], Text(texts["tokens"], extra), known, pictures.get("looks"))
+
+
+def keep_tensors(
+    folder: Path, kind: str, made_by: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors of a file that is named by what they depend on; made once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(json.dumps(dict(made_by), sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{kind}-{key}.safetensors"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = list(encode_parts(backbone, records, drawn, look))
-        columns = {name: torch.cat([tensors[name] for tensors, _ in rows]).contiguous() for name in rows[0][0]}
-        captions = [caption for _, part in rows for caption in part]
-        (folder / "captions.json").write_text(json.dumps(captions, indent=0))
-        long = [describe_portrait(records.source.pack, portrait) for portrait in records.portraits]
-        save_file({**columns, **embed_texts(backbone, [*captions, *long, ""])}, path)
-    found = load_file(path)
-    extra = {name.removeprefix("extra."): value for name, value in found.items() if name.startswith("extra.")}
-    return Encoded(found["latents"], Text(found["tokens"], extra), len(records.portraits), found.get("looks"))
+        write_atomically(path, save(make()))
+    return load_file(path)
+
+
+def draw_parts(records: Records, drawn: int) -> Iterator[tuple[Tensor, list[str]]]:
+    """AT_ONCE pictures or fewer at a time, and their captions: every portrait, then `drawn` other records."""
+    known = len(records.portraits)
+    for start in range(0, known + drawn, AT_ONCE):
+        numbers = range(start, min(start + AT_ONCE, known + drawn))
+        yield stack_records([records.portrait(i) if i < known else records.draw("latents", i - known) for i in numbers])
 
 
 @torch.no_grad()
 def encode_parts(
-    backbone: LatentBackbone, records: Records, drawn: int, look: Look | None
-) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
-    """Latents and looks of AT_ONCE pictures or fewer, float16, and their captions: portraits, then other records."""
-    known, device = len(records.portraits), backbone.vae.device
-    for start in range(0, known + drawn, AT_ONCE):
-        numbers = range(start, min(start + AT_ONCE, known + drawn))
-        part = [records.portrait(i) if i < known else records.draw("latents", i - known) for i in numbers]
-        pictures, captions = stack_records(part)
+    backbone: LatentBackbone, parts: Iterable[tuple[Tensor, Sequence[str]]], look: Look | None
+) -> dict[str, Tensor]:
+    """`latents` (n, C, h, w) and, where asked for, `looks`, both float16."""
+    device, latents, looks = backbone.vae.device, [], []
+    for pictures, _ in parts:
         with torch.autocast(device.type, torch.bfloat16):
-            made = {"latents": backbone.encode(pictures.to(device))}
+            latents.append(backbone.encode(pictures.to(device)).half().cpu())
             if look is not None:
-                made["looks"] = look(pictures.to(device))
-        yield {name: value.half().cpu() for name, value in made.items()}, captions
+                looks.append(look(pictures.to(device)).half().cpu())
+    made = {"latents": torch.cat(latents).contiguous()}
+    return made if look is None else made | {"looks": torch.cat(looks).contiguous()}
+
+
+def list_captions(records: Records, parts: Iterable[tuple[Tensor, Sequence[str]]]) -> list[str]:
+    """The captions of all pictures, then the portraits' long ones, then the empty one."""
+    long = [describe_portrait(records.source.pack, portrait) for portrait in records.portraits]
+    return [*(caption for _, captions in parts for caption in captions), *long, ""]
 
 
 def embed_texts(backbone: LatentBackbone, texts: Sequence[str]) -> dict[str, Tensor]:
     """`tokens` (n, L, D) float16, and `extra.<name>` for whatever else the backbone reads."""
     parts = [backbone.embed(texts[start : start + AT_ONCE]) for start in range(0, len(texts), AT_ONCE)]
-    made = {"tokens": torch.cat([part.tokens.half().cpu() for part in parts])}
+    made = {"tokens": torch.cat([part.tokens.half().cpu() for part in parts]).contiguous()}
     return made | {f"extra.{k}": torch.cat([part.extra[k].cpu() for part in parts]) for k in parts[0].extra}

@@ -19,7 +19,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from mtdiff.files import replace_file, shown
+from mtdiff.files import replace_file, shown, write_atomically
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
@@ -115,6 +115,7 @@ def train_stage(
             optimizer.load_state_dict(kept)
         ema.load_state_dict(state["ema"])
         step, before, sums = state["step"], state["seconds"], state["sums"]
+    cut_rows(folder / "log.csv", step)
     clock = Clock(params[0].device, before)
     saved = sampled = time.monotonic()
 
@@ -222,3 +223,10 @@ def write_row(path: Path, row: Mapping[str, Any]) -> None:
             writer.writeheader()
         writer.writerow(row)
     log.info("%s %s", path.parent.name, dict(row))
+
+
+def cut_rows(path: Path, step: int) -> None:
+    """Take away the rows of steps that were made after the state was saved, and are about to be made again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines()
+        write_atomically(path, "\n".join([header, *(row for row in rows if int(row.split(",")[0]) <= step)]) + "\n")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where base_model is
 
@@ -25,15 +25,11 @@ from mtdiff.provenance import provenance
 from mtdiff.results.encoding import write_lines
 from mtdiff.runs.adapter import About, read_about, shipped
 
-if TYPE_CHECKING:
-    pass
-
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
-AT_ONCE = 50
 
 
-def found(patterns: str) -> dict[str, About]:
+def read_runs(patterns: str) -> dict[str, About]:
     """What runs say of themselves, by the name they were found under."""
     names: list[str] = []
     for pattern in patterns.split(","):
@@ -50,7 +46,7 @@ def found(patterns: str) -> dict[str, About]:
     return every
 
 
-def shares(every: dict[str, About], count: int, seed: int, device: str) -> Iterator[tuple[str, Any]]:
+def measure_shares(every: dict[str, About], count: int, seed: int, device: str) -> Iterator[tuple[str, Any]]:
     """(`base` or the run's name, interval of its share), one after the other."""
     from base_model.judge import draw_captions, find_own_picture
     from base_model.records import stack_records
@@ -86,18 +82,18 @@ def shares(every: dict[str, About], count: int, seed: int, device: str) -> Itera
 
 
 def main(arguments: list[str]) -> None:
-    told = override_defaults(arguments, DEFAULTS)
-    if not told["runs"]:
+    options = override_defaults(arguments, DEFAULTS)
+    if not options["runs"]:
         raise ValueError("runs: has to be given, as runs='runs/*'")
-    count, seed = read_number(told, "number", int, None, 2), read_number(told, "seed", int, None, 0)
-    out = check_writable("out", told["out"], (".json",)) if told["out"] else None
-    every = found(told["runs"])
+    count, seed = read_number(options, "number", int, None, 2), read_number(options, "seed", int, None, 0)
+    out = check_writable("out", options["out"], (".json",)) if options["out"] else None
+    every = read_runs(options["runs"])
     rows = {}
-    for name, share in shares(every, count, seed, told["device"]):
+    for name, share in measure_shares(every, count, seed, options["device"]):
         rows[name] = {"own_emoji": share.value, "low": round(share.low, 4), "high": round(share.high, 4)}
         print(f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]  {name}", flush=True)
     if out is not None:
-        about = {"number": count, "seed": seed, **provenance(told["device"])}
+        about = {"number": count, "seed": seed, **provenance(options["device"])}
         write_atomically(out, write_lines({**about, "rows": rows}) + "\n")
 
 

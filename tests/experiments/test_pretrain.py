@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from base_model import build, loop
+from base_model import loop, work
 from base_model.denoiser import LatentDenoiser
 from base_model.judge import choose_portraits
 from base_model.records import Records, describe_portrait
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from whole_runs import whole_run
 
@@ -33,14 +33,14 @@ FOLLOWS = {"sample_size", "in_channels", "out_channels", "caption_channels", "pa
 @pytest.fixture(autouse=True)
 def few_portraits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the thousands of portraits that would be encoded first."""
-    make = build.Work.records
+    make = work.Work.records
 
-    def records(work: build.Work, *stage: Any) -> Records:
-        made = make(work, *stage)
+    def records(self: work.Work, *stage: Any) -> Records:
+        made = make(self, *stage)
         made.portraits = made.portraits[:6]
         return made
 
-    monkeypatch.setattr(build.Work, "records", records)
+    monkeypatch.setattr(work.Work, "records", records)
 
 
 def pretrain(folder: Path, *overrides: str) -> Path:
@@ -72,6 +72,28 @@ def test_all_stages_leave_a_pipeline_that_diffusers_reads(tmp_path: Path) -> Non
         assert any(name.startswith("1.") for name in torch.load(file, weights_only=True)["model"])  # the head
     made = dit.load(str(folder / "transformer_out"), size=64, parts=str(folder / "out"), tokens=32)
     assert made.latent_shape == (16, 8, 8)
+    assert len(list(folder.glob("encoded/pictures-*"))) == 2  # the aligned U-Net's, with what its tower saw
+
+
+def test_denoisers_share_their_latents_and_a_better_decoder_leaves_them(tmp_path: Path) -> None:
+    pretrain(tmp_path, "stages=[denoiser,transformer]", *NANO)
+    (pictures,) = tmp_path.glob("encoded/pictures-*")
+    made = pictures.stat().st_mtime_ns
+    small = ["autoencoder.batch=2", "autoencoder.budget.steps=2", "autoencoder.channels=[32,64,96]"]
+    further = ["autoencoder.start=mtdiff/assets/nano/vae", "autoencoder.decoder_only=true"]
+    pretrain(tmp_path, "stages=[autoencoder]", "autoencoder.latent_channels=4", *small, *further)
+    better = tmp_path / "autoencoder" / "model"
+    start = f"denoiser.start={tmp_path}/denoiser/model"
+    pretrain(tmp_path, "stages=[denoiser]", f"vae={better}", "denoiser.budget.steps=5", *NANO[1:])
+    assert pictures.stat().st_mtime_ns == made
+    assert len(list(tmp_path.glob("encoded/pictures-*"))) == 1
+    one, other = (AutoencoderKL.from_pretrained(path).state_dict() for path in ("mtdiff/assets/nano/vae", better))
+    changed = {name.split(".")[0] for name, value in one.items() if not value.equal(other[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    again = pretrain(tmp_path / "again", "stages=[denoiser]", *NANO, start, "denoiser.budget.lr=0")
+    file_name = "denoiser/model/diffusion_pytorch_model.safetensors"
+    one, other = (load_file(folder / file_name) for folder in (tmp_path, again))
+    assert all(torch.allclose(one[k], other[k], atol=1e-6) for k in one)
 
 
 def test_a_pre_training_that_was_stopped_ends_as_one_that_was_not(
@@ -88,10 +110,12 @@ def test_a_pre_training_that_was_stopped_ends_as_one_that_was_not(
     stage = ["stages=[transformer]", *NANO]
     pretrain(tmp_path / "whole", *stage)
     train = loop.train_stage
-    monkeypatch.setattr(build, "train_stage", partial(train, save_every_s=-1, log_every=1))
+    monkeypatch.setattr(work, "train_stage", partial(train, save_every_s=-1, log_every=1))
     monkeypatch.setattr(LatentDenoiser, "compute_losses", stop)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path / "stopped", *stage)
+    with (tmp_path / "stopped" / "transformer" / "log.csv").open("a") as file:
+        file.write("3,0.1,0.5\n")  # of a step that was not saved
     pretrain(tmp_path / "stopped", *stage)
     assert len(calls) == 5  # two, one that was stopped, and the last two
     file_name = "transformer/model/diffusion_pytorch_model.safetensors"
@@ -122,7 +146,7 @@ def test_states_that_do_not_fit_are_refused_in_one_line_and_kept(
     pretrain(tmp_path, *stage, "transformer.budget.steps=5")  # another end is no other configuration
     state.write_bytes(content)
     with monkeypatch.context() as other:
-        other.setattr(build, "hash_data", lambda: "other")
+        other.setattr(work, "hash_data", lambda: "other")
         assert re.search(r"state.pt: was made with data=\"\w+\", asked for is \"other\"", refuse())
     assert state.read_bytes() == content
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
