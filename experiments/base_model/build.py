@@ -122,11 +122,10 @@ def encode_pictures(work: Work, name: str, backbone: LatentBackbone, made_by: Ma
     if c.get("align"):
         clip = CLIPModel.from_pretrained(work.config["aligned_with"] or work.folder / "clip" / "model")
         tower = hash_weights(clip.vision_model.parameters())
-        look = make_look(
-            clip.to(work.device).eval(), backbone.latent_shape[1] // 2 ** (len(c["shape"]["channels"]) - 1)
-        )
-    made_by = {**made_by, "data": hash_data(), "drawn": c["drawn"], "seed": work.seed, "tower": str(tower)}
-    return encode_records(work.folder / "encoded", backbone, work.records(name), c["drawn"], made_by, look)
+        middle = backbone.latent_shape[1] // 2 ** (len(c["shape"]["channels"]) - 1)
+        look = make_look(clip.to(work.device).eval(), middle)
+    known = {"data": hash_data(), "drawn": c["drawn"], "seed": work.seed, "tower": tower, **made_by}
+    return encode_records(work.folder / "encoded", backbone, work.records(name), c["drawn"], known, look)
 
 
 STAGES: Mapping[str, Callable[[Work], None]] = {
