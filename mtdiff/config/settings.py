@@ -82,11 +82,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """guidance: {task: {image: s_I, text: s_T}}; a task that is not named has none."""
+    """guidance: {task: {image: s_I, text: s_T}}; a task that is not named has none.
+
+    keep_known: a source's known pixels around a hole stay in the answer; see `mtdiff.model.painter.Painter`.
+    """
 
     steps: int = 20
     sampler: Literal["ddim", "dpm++"] = "ddim"
     guidance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    keep_known: bool = True
 
     def __post_init__(self) -> None:
         between("sampling.steps", self.steps, 1, 1000)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtdiff.model.conditioning import encode_condition
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.model.sampling import Guidance, Known, guide, make_scheduler, paste_known, sample
 from mtdiff.rng import torch_rng
 from mtdiff.types import Batch, Condition
 
@@ -28,19 +28,22 @@ class Painter:
     """Draws pictures of any of a denoiser's tasks, where its weights are now.
 
     guidance: scales by task; a task that is not named has none. sampler: one of `SAMPLERS`. steps: calls of it.
+    keep_known: what is known of an answer, the source around a hole, is held to while drawing and is pasted at the end.
     """
 
     denoiser: Denoiser
     guidance: Mapping[str, Guidance]
     sampler: str
     steps: int
+    keep_known: bool = True
 
     @torch.no_grad()
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
-        device = self.denoiser.device
-        condition = encode_condition(self.denoiser.backbone, batch.to(device))
-        return self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(device)))
+        batch = batch.to(self.denoiser.device)
+        condition = encode_condition(self.denoiser.backbone, batch)
+        pictures = self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(self.denoiser.device)))
+        return paste_known(pictures, batch.source, batch.mask) if self.keep_known else pictures
 
     @torch.no_grad()
     def draw_latents(self, condition: Condition, noise: Tensor) -> Tensor:
@@ -48,4 +51,5 @@ class Painter:
         backbone, tasks = self.denoiser.backbone, self.denoiser.tasks
         scales = [self.guidance.get(tasks[k], Guidance()) for k in condition.task.tolist()]
         guided = guide(condition, backbone.embed([""]), scales)
-        return sample(self.denoiser, make_scheduler(self.sampler, backbone.scheduler), guided, noise, self.steps)
+        known = Known.of(condition) if self.keep_known else None
+        return sample(self.denoiser, make_scheduler(self.sampler, backbone.scheduler), guided, noise, self.steps, known)

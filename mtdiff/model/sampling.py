@@ -18,6 +18,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.types import Condition, Text
 
 SAMPLERS = ("ddim", "dpm++")
@@ -88,11 +89,57 @@ def make_scheduler(name: str, base: Any) -> Any:
     return DPMSolverMultistepScheduler.from_config(base.config, algorithm_type="dpmsolver++")
 
 
-def sample(denoise: Denoise, scheduler: Any, guided: Guided, noise: Tensor, steps: int) -> Tensor:
-    """Turn noise (B, C, h, w) into latents (B, C, h, w); the same noise gives the same latents."""
+@dataclass(frozen=True)
+class Known:
+    """Cells of the answer that the condition tells: where some of a source is unknown, the rest of it is the answer.
+
+    place (B, 1, h, w) bool: latent cells all of whose pixels are known, in samples with a hole. latent (B, C, h, w).
+    """
+
+    place: Tensor
+    latent: Tensor
+
+    @classmethod
+    def of(cls, condition: Condition) -> "Known | None":
+        """None where nothing of any answer is known."""
+        place = (condition.mask == 0) & find_holes(condition.mask)
+        return cls(place, condition.source) if place.any() else None
+
+    def impose(self, x: Tensor, noise: Tensor, diffusion: Diffusion, t: Tensor | None) -> Tensor:
+        """Replace the known cells of x (B, C, h, w) by what they are at time t (), under that noise; None: at the end.
+
+        For DDIM this is the known latent's own path from `noise`; RePaint's renoising (arXiv 2201.09865) is not done.
+        """
+        level = self.latent if t is None else diffusion.noisy(self.latent, noise, t.expand(len(x)))
+        return torch.where(self.place, level.to(x), x)
+
+
+def find_holes(mask: Tensor) -> Tensor:
+    """Which samples (B, 1, 1, 1) bool have a source that is known in part. mask (B, 1, H, W), above 0 where unknown."""
+    unknown = mask.flatten(1) > 0
+    return (unknown.any(1) & ~(mask.flatten(1) == 1).all(1)).view(-1, 1, 1, 1)
+
+
+def paste_known(pictures: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """Put the known pixels of a source with a hole back into its answer, each (B, 3, H, W); mask (B, 1, H, W)."""
+    known = (mask == 0) & find_holes(mask)
+    return torch.where(known, source.to(pictures), pictures) if known.any() else pictures
+
+
+def sample(
+    denoise: Denoise, scheduler: Any, guided: Guided, noise: Tensor, steps: int, known: Known | None = None
+) -> Tensor:
+    """Turn noise (B, C, h, w) into latents (B, C, h, w); the same noise gives the same latents.
+
+    known: cells that are held to what they are known to be, after every step.
+    """
     scheduler.set_timesteps(steps, device=noise.device)
-    x = noise
+    x, diffusion = noise, Diffusion(scheduler)
+    later = [*scheduler.timesteps[1:], None]
     with torch.inference_mode():  # 0.92 of no_grad's time: mtu-nano, 32 pictures, 10 steps, bfloat16, 2 CPU cores
-        for t in scheduler.timesteps:  # these schedulers neither scale the input nor the first noise
+        for t, after in zip(scheduler.timesteps, later, strict=True):
+            # these schedulers neither scale the input nor the first noise
             x = scheduler.step(guided(denoise, x, t), t, x).prev_sample
+            if known is not None:
+                x = known.impose(x, noise, diffusion, after)
     return x.clone()  # an ordinary tensor again

@@ -60,9 +60,15 @@ def load_run(
 
 
 def make_painter(denoiser: Denoiser, sampling: Sampling) -> Painter:
-    """Make a painter with the sampler, steps and guidance of a run's settings."""
+    """Make a painter with the sampler, steps, guidance and known pixels of a run's settings."""
     guidance = {task: Guidance(**scales) for task, scales in sampling.guidance.items()}
-    return Painter(denoiser=denoiser, guidance=guidance, sampler=sampling.sampler, steps=sampling.steps)
+    return Painter(
+        denoiser=denoiser,
+        guidance=guidance,
+        sampler=sampling.sampler,
+        steps=sampling.steps,
+        keep_known=sampling.keep_known,
+    )
 
 
 def check_device(device: str) -> None:

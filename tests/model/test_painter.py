@@ -4,14 +4,18 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
 import torch
+from diffusers import DDIMScheduler
 from tiny import TASKS, tiny_unet
 from tiny_fits import batch
 
+from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter, first_noise
-from mtdiff.model.sampling import Guidance
+from mtdiff.model.sampling import SAMPLERS, Guidance, Known, guide, make_scheduler, sample
+from mtdiff.types import Condition, Text
 
 GUIDANCE = {"edit": Guidance(1.5, 3), "text_to_image": Guidance(1, 3)}
 
@@ -70,3 +74,40 @@ print([name for name in unwanted if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_known_pixels_stay_and_answers_without_a_hole_keep_their_bits() -> None:
+    made, four = painter(), batch()
+    four.mask[2, :, 4:12, 4:12] = 1  # one sample is known around a hole
+    noise = first_noise(four, made.denoiser.backbone.latent_shape, 0)
+    kept, free = made.draw(four, noise), replace(made, keep_known=False).draw(four, noise)
+    known = (four.mask[2] == 0).expand(3, -1, -1)
+    assert torch.equal(kept[2][known], four.source[2][known])
+    assert not torch.allclose(kept[2][~known], free[2][~known], atol=1e-4), "the hole is drawn to fit what is known"
+    assert not torch.allclose(free[2][known], four.source[2][known], atol=1e-2)
+    assert torch.equal(kept[[0, 1, 3]], free[[0, 1, 3]])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_known_latents_are_held_on_their_way(name: str, steps: int) -> None:
+    """The denoiser sees, at every time, the known cells at that time's noise; at the end they are what they are."""
+    rng = torch.Generator().manual_seed(0)
+    source, noise, empty = (torch.randn(2, 4, 4, 4, generator=rng) for _ in range(3))
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, :, 1:3, 1:3] = 1
+    condition = Condition(source, mask, torch.zeros(2, 5, 3), torch.zeros(2, dtype=torch.long))
+    scheduler = make_scheduler(name, DDIMScheduler(clip_sample=False))
+    diffusion, seen = Diffusion(scheduler), []
+
+    def denoise(x: torch.Tensor, t: torch.Tensor, c: Condition) -> torch.Tensor:
+        seen.append((x, t))
+        return 0.1 * x + empty
+
+    guided = guide(condition, Text(torch.zeros(1, 5, 3)), [Guidance()] * 2)
+    out = sample(denoise, scheduler, guided, noise, steps, Known.of(condition))
+    known = (mask[0] == 0).expand(4, -1, -1)
+    assert torch.equal(out[0][known], source[0][known])
+    for x, t in seen[1:]:
+        torch.testing.assert_close(x[0][known], diffusion.noisy(source, noise, t)[0][known])
+    assert torch.equal(out[1], sample(denoise, scheduler, guided, noise, steps)[1])
