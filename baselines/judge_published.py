@@ -13,8 +13,8 @@ from mtdiff.config.settings import Settings
 from mtdiff.data.mixture import Mixture
 from mtdiff.provenance import provenance
 from mtdiff.results.record import Result
-from mtdiff.runs.evaluation import judge_rows
-from mtdiff.runs.experiment import GRID_COLUMNS, write_evaluation
+from mtdiff.runs.judging import judge_rows
+from mtdiff.runs.keep import GRID_COLUMNS, write_evaluation
 from mtdiff.training.callbacks import save_grid
 from mtdiff.types import Batch
 

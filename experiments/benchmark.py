@@ -50,7 +50,7 @@ HOW = "benchmarks.timing.How"
 OWN = ("out", "what")
 METHODS = ("finetune", "mtu", "lora_ffn", "ia3", "dtr", "one_pic")
 TRAINER_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
-ALONE = ("sample_every", "validate_every", "save_every", "ema_decay")  # what a bare loop does not do
+ALONE = ("sample_every", "validate_every", "save_every", "ema_decay", "cache")  # what a bare loop does not do
 FULL_SIZE = 10**8  # parameters from which a call takes seconds
 
 

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if keep not in KEEPS:
         raise refuse("keep", keep, KEEPS)
     plain, _ = read_configuration(overrides)
-    if plain["training"]["cache"] is None:
+    if plain["training"]["cache"] in (None, "auto"):
         raise ConfigError("training.cache: has to be given, a folder")
     check_constructors(plain)
     from mtdiff.commands.encode import fill_cache

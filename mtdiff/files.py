@@ -151,7 +151,30 @@ def check_header(path: Path) -> None:
         raise ValueError(f"{path}: not safetensors, its header claims {header} bytes of {size}, at most {HEADER}")
 
 
+@contextmanager
+def hide_loading_bars() -> Iterator[None]:
+    """No bars of transformers and diffusers inside: they show every part of every model for a moment."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    before = [library for library in (diffusers, transformers) if library.is_progress_bar_enabled()]
+    for library in before:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in before:
+            library.enable_progress_bar()
+
+
 # Writing
+
+
+def find_user_cache() -> Path:
+    """The folder for what can be made again: MTDIFF_CACHE, else `mtdiff` in XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("MTDIFF_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mtdiff"
 
 
 def first_process() -> bool:

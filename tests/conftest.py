@@ -1,7 +1,13 @@
 """Fixtures that any test may use; what they build is described in `tiny.py`."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+if "MTDIFF_CACHE" not in os.environ:  # the user's own stays as it is; worker processes share this one
+    os.environ["MTDIFF_CACHE"] = tempfile.mkdtemp(prefix="mtdiff-")
+    atexit.register(shutil.rmtree, os.environ["MTDIFF_CACHE"], ignore_errors=True)
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads than one each would wait for others
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

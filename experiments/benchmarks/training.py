@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from benchmarks.bare import BareLoop
 from benchmarks.timing import Bar, Comparison, How, take_turns
 from mtdiff.data.mixture import Mixture
-from mtdiff.runs.experiment import MIXED_DTYPES, Experiment, train
+from mtdiff.runs.experiment import MIXED_DTYPES, Experiment
+from mtdiff.runs.train import train
 from mtdiff.training import encodings
 from mtdiff.training.cache import Cache
 from mtdiff.training.checkpoints import Checkpoints, list_checkpoints

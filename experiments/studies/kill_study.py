@@ -74,7 +74,7 @@ class Copy(FORKS.Process):  # type: ignore[name-defined,misc]
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         FORKS.set_forkserver_preload(
-            ["mtdiff.runs.experiment", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
+            ["mtdiff.runs.execute", "mtdiff.metrics.judges", "mtdiff.backbones.stable_diffusion", "torch._dynamo"]
         )
         super().__init__(target=run_here, args=(list(arguments), log))
         self.start()

@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.hub import explained
+from mtdiff.files import hide_loading_bars
 
 
 class LatentBackbone(Backbone):
@@ -102,7 +103,7 @@ def read_parts(
     """
     made = {}
     for name, cls in parts.items():
-        with explained(weights, revision, name):
+        with explained(weights, revision, name), hide_loading_bars():
             made[name] = _read(cls, weights, name, revision, pickled)
     return made
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from mtdiff.config.schema import construct
 from mtdiff.config.settings import Settings
+from mtdiff.results.phases import Phases
 from mtdiff.runs.adapter import started
 
 if TYPE_CHECKING:
     from mtdiff.backbones.base import Backbone
     from mtdiff.model.denoiser import Denoiser
-    from mtdiff.runs.evaluation import Trivial
     from mtdiff.runs.experiment import Experiment
+    from mtdiff.runs.judging import Trivial
     from mtdiff.training.encodings import CachedEncoder
 
 
-def build_experiment(plain: Mapping[str, Any], folder: Path, trivial: "Trivial") -> "Experiment":
+def build_experiment(
+    plain: Mapping[str, Any], folder: Path, trivial: "Trivial", phases: Phases | None = None
+) -> "Experiment":
     """The experiment that a checked configuration describes. trivial: answers that need no model."""
     from mtdiff.data.module import MixtureModule
     from mtdiff.runs.experiment import Experiment
@@ -59,7 +62,7 @@ def build_experiment(plain: Mapping[str, Any], folder: Path, trivial: "Trivial")
         judge=construct(plain["metrics"]).judge(),
         untouched=untouched,
         wandb=read_wandb_options(plain, folder) if plain["logger"]["wandb"] else None,
-        progress=bool(plain["progress"]),
+        phases=phases or Phases(shown=False),
         patience=float(plain["logger"]["patience"]),
         base=lambda: construct(plain["backbone"]),
     )
@@ -89,14 +92,26 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
     return denoiser, untouched
 
 
-def open_cache(folder: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":
-    """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made."""
-    if folder is None:
+def open_cache(where: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":
+    """Encodings that are looked up in training, or None. The backbone is still on the CPU, as when they were made.
+
+    where: a folder; `auto`: the user's cache, where a CPU trains on pictures of one shape; a GPU encodes fast enough.
+    """
+    if where is None:
         return None
-    from mtdiff.training.cache import Cache
+    import torch
+
+    from mtdiff.training.cache import PRECISIONS, Cache, open_user_cache
     from mtdiff.training.encodings import CachedEncoder
 
-    return CachedEncoder(backbone, Cache(folder, backbone, str(plain["trainer"].get("precision"))))
+    precision, accelerator = str(plain["trainer"].get("precision")), plain["trainer"].get("accelerator")
+    if where != "auto":
+        return CachedEncoder(backbone, Cache(where, backbone, precision))
+    elsewhere = accelerator not in ("cpu", "auto", None) or (accelerator != "cpu" and torch.accelerator.is_available())
+    if elsewhere or precision not in PRECISIONS or plain["data"].get("buckets") is not None:
+        return None
+    cache = open_user_cache(backbone, precision)
+    return None if cache is None else CachedEncoder(backbone, cache, grows=True)
 
 
 def read_wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:

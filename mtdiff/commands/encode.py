@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from mtdiff.commands.build import build_experiment
 from mtdiff.data.mixture import Mixture
+from mtdiff.results.phases import Phases
 from mtdiff.training import encodings
 from mtdiff.training.cache import Cache
 
@@ -23,7 +23,10 @@ def fill_cache(plain: Mapping[str, Any], examples: int | None, *, everything: bo
 
     # 1. The run's own data and encoders
     untold = {"evaluation": {**plain["evaluation"], "baselines": False}, "logger": {**plain["logger"], "wandb": False}}
-    made = build_experiment({**plain, **untold, "training": {**training, "cache": None}}, Path(), answer_nothing)
+    phases = Phases(shown=plain["progress"])
+    with phases.start("load"):
+        without = {**plain, **untold, "training": {**training, "cache": None}}
+        made = build_experiment(without, Path(), answer_nothing, phases)
     backbone, mixture = made.module.denoiser.backbone, made.data.train
     assert isinstance(mixture, Mixture)  # buckets are refused beside a cache
     cache = Cache(folder, backbone, str(plain["trainer"]["precision"]), create=True)
@@ -46,10 +49,10 @@ def fill_cache(plain: Mapping[str, Any], examples: int | None, *, everything: bo
     # 3. Encoding
     encoder = encodings.CachedEncoder(backbone, cache)
     batches = encodings.load_batches(encodings.Chosen(mixture, parts), range(count), batch_size, training["workers"])
-    total = -(-count // batch_size)
-    with torch.no_grad(), made.autocast():
-        for batch in track(batches, "encoding", total, disable=not plain["progress"]):
+    with torch.no_grad(), made.autocast(), phases.start("encode", count, "examples") as phase:
+        for batch in batches:
             encodings.fill_cache(encoder, batch, device)
+            phase.advance(len(batch))
     cache.write()
     for name, skipped in made.data.skipped().items():
         print(f"- data: {skipped} unreadable rows of {name} were replaced")

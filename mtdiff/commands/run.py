@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,12 @@ from mtdiff.commands.compose import check_configuration
 from mtdiff.config.schema import completed
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, write_atomically
+from mtdiff.results.phases import Phases
 from mtdiff.runs.checks import check_constructors
 from mtdiff.runs.lock import alone
 
 if TYPE_CHECKING:
-    from mtdiff.runs.evaluation import Trivial
+    from mtdiff.runs.judging import Trivial
 
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
 
@@ -49,6 +52,16 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
             raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
 
 
+def quiet_libraries() -> None:
+    """Silence what libraries say of themselves on the terminal: advertisements, what a user of theirs should do."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for message in (r".*treespec, LeafSpec.*", r".*module\(s\) in eval mode.*", r".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") -> None:
     """Check a composed configuration, take its folder alone, and run what is not complete there."""
     plain = check_configuration(config)
@@ -70,8 +83,11 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
         if earlier.status == "complete":
             announce(earlier, folder, "complete already")
             return
-    check_constructors(plain)
-    made = build_experiment(plain, folder, trivial)
+    quiet_libraries()
+    phases = Phases(shown=plain["progress"] and first_process())
+    with phases.start("load"):
+        check_constructors(plain)
+        made = build_experiment(plain, folder, trivial, phases)
     if first_process():
         write_atomically(
             folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
@@ -80,10 +96,11 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
     from mtdiff.costs.measure import measure_run
     from mtdiff.provenance import provenance
     from mtdiff.results.record import Result
-    from mtdiff.runs.experiment import execute
+    from mtdiff.runs.execute import execute
 
     sources = [has_source(task) for task in made.data.tasks.values()]
-    params, cost = measure_run(made.module.denoiser, len(plain["task"]), sources)
+    with phases.start("measure costs"):
+        params, cost = measure_run(made.module.denoiser, len(plain["task"]), sources)
     about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
     about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
     start = Result(

@@ -26,7 +26,8 @@ class Training:
     dropout: shares of samples that lose text, image, or both.
     optimizer: adamw, adam (weight decay added to the gradient), or adamw_8bit (by bitsandbytes, on a GPU).
     on_nan: what a loss or gradient that is not finite does: end the run, or leave the step out.
-    cache: folder of encodings that experiments/cache.py filled; null: everything is encoded when it is needed.
+    cache: where encodings are looked up: auto for the user's cache, which a run on a CPU fills, or a folder that
+    experiments/cache.py filled; null: everything is encoded when it is needed.
     start: a finished run, or a shipped adapter, of the same method, base and tasks: its adapter is trained further, on
     a schedule of its own; null: as the method starts. With that run's seed it would see the same examples again.
     """
@@ -37,19 +38,19 @@ class Training:
     accumulate: int = 1
     optimizer: Literal["adamw", "adam", "adamw_8bit"] = "adamw"
     weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 100
-    decay: float = 0.0
+    decay: float = 0.7
     clip: float | None = 1.0
-    ema_decay: float | None = 0.999
+    ema_decay: float | None = 0.995
     dropout: Mapping[str, float] = field(default_factory=lambda: {"text": 0.05, "image": 0.05, "both": 0.05})
     gradient_checkpointing: bool = False
     workers: int = 1
-    sample_every: int | None = 500
-    validate_every: int | None = None
-    save_every: int | None = 500
+    sample_every: int | None = 200
+    validate_every: int | None = 600
+    save_every: int | None = 600
     on_nan: Literal["stop", "skip"] = "stop"
-    cache: str | None = None
+    cache: str | None = "auto"
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -111,8 +112,8 @@ class Evaluation:
 
     split: Literal["validation", "test"] = "test"
     per_task: int = 64
-    batch_size: int = 32
-    validation_per_task: int = 32
+    batch_size: int = 64
+    validation_per_task: int = 16
     baselines: bool = True
     seed: int = 0
 

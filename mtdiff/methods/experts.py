@@ -88,16 +88,24 @@ class Experts(nn.Module):
         """w (B, N), rows sum to 1, for task ids (B,) and, where the router looks at them, times (B,)."""
         if self.experts == 1:
             return self.output.weight.new_ones(len(task), 1)
-        (embedding,) = self._embedding
-        rows = embedding(task)  # (B, width of the task embedding)
-        if self.by_time and t is not None:
-            rows = rows + get_timestep_embedding(t, embedding.embedding_dim).to(rows.dtype)
-        w = self.router(rows).softmax(-1)
+        w = self.router(self.read(task, t)).softmax(-1)
         if self.top_k is None or self.top_k == self.experts:
             return w
         best = w.argsort(dim=-1, descending=True, stable=True)[:, : self.top_k]
         kept = torch.zeros_like(w).scatter(1, best, 1.0) * w
         return kept / kept.sum(1, keepdim=True)
+
+    def read(self, task: Tensor, t: Tensor | None) -> Tensor:
+        """What the router reads, (B, width of the task embedding)."""
+        (embedding,) = self._embedding
+        rows = embedding(task)
+        if self.by_time and t is not None:
+            rows = rows + get_timestep_embedding(t, embedding.embedding_dim).to(rows.dtype)
+        return rows
+
+    def reached_units(self, task: Tensor, t: Tensor) -> Tensor:
+        """Which of the router's hidden units (width,) bool are above zero for at least one of the rows."""
+        return (self.router[:2](self.read(task, t)) > 0).any(0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.experts == 1 and self.scale == 1:

@@ -15,9 +15,9 @@ Not given in the paper, decided here:
 - each expert has an output bias, copied, which w mixes to the original at the start;
 - one LayerNorm per (task, block), starting from the block's own; `per_expert_norm` is the ablation;
 - top-k keeps the first of equal weights;
-- one learning rate for all, as far as the paper tells; `router_rate` slows routers and task embeddings down. Where the
-  rate is far above the paper's 1e-4, the routers' ReLU units die and tasks get the same weights: on nano at 6e-3 1.3 %
-  of them lived after 480 steps, with `router_rate=0.02` 47 % (seed 0), the metrics being alike;
+- one learning rate for all, as far as the paper tells; `router_rate` (routers and task embeddings), `norm_rate` (task
+  norms, and gains and shifts) and `input_rate` (input convolutions) are factors of it. Where the rate is far above the
+  paper's 1e-4, the routers' ReLU units die and tasks get the same weights, so a report tells the share that lives;
 - widths of the task embedding and of the router: free, 64 each, small beside the experts (768 each would give the
   paper's parameter counts for SD 1.5).
 Ours, not the paper's: `router_input="task_timestep"` adds the sinusoidal embedding of the time to e_task.
@@ -44,8 +44,8 @@ class MTU(Method):
 
     top_k: only the k largest weights, renormalised (the paper's ablation). None: all experts, as published.
     rescale: divide w by G. per_expert_norm: a gain and shift per (task, expert) after the block's own, frozen norm, in
-    place of one LayerNorm per task. router_input: what the router looks at. router_rate: factor of the learning rate
-    for routers and task embeddings.
+    place of one LayerNorm per task. router_input: what the router looks at. router_rate, norm_rate, input_rate:
+    factors of the learning rate for routers and task embeddings, for task norms, and for input convolutions.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class MTU(Method):
         embedding_width: int = 64,
         router_width: int = 64,
         router_rate: float = 1.0,
+        norm_rate: float = 1.0,
+        input_rate: float = 1.0,
     ) -> None:
         if experts < 1:
             raise ValueError(f"method.experts={experts}: expected at least 1")
@@ -68,9 +70,12 @@ class MTU(Method):
             raise ValueError(f"method.granularity={granularity}: expected a positive number, or null for 1/experts")
         if router_input not in ("task", "task_timestep"):
             raise ValueError(f"method.router_input={router_input!r}: expected 'task' or 'task_timestep'")
-        if not 0 <= router_rate < float("inf"):
-            raise ValueError(f"method.router_rate={router_rate}: expected a finite number of at least 0")
-        self.embedding_width, self.router_rate = embedding_width, router_rate
+        for key, rate in (("router_rate", router_rate), ("norm_rate", norm_rate), ("input_rate", input_rate)):
+            if not 0 <= rate < float("inf"):
+                raise ValueError(f"method.{key}={rate}: expected a finite number of at least 0")
+        self.embedding_width, self.rates = embedding_width, (router_rate, norm_rate, input_rate)
+        self._norms: tuple[str, ...] = ()  # names of modules, known once adapted
+        self._inputs: tuple[str, ...] = ()
         self.options = ExpertOptions(
             experts,
             1 / experts if granularity is None else granularity,
@@ -90,7 +95,12 @@ class MTU(Method):
         return (o.rescale or o.granularity == 1) and complete and abs(cover - round(cover)) < 1e-9
 
     def rate(self, name: str) -> float:
-        return self.router_rate if ".router." in name or EMBEDDING in name else 1.0
+        of_routers, of_norms, of_inputs = self.rates
+        if ".router." in name or EMBEDDING in name:
+            return of_routers
+        if name.startswith(self._norms) or name.endswith((".proj.gain", ".proj.shift")):
+            return of_norms
+        return of_inputs if name.startswith(self._inputs) else 1.0
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         device = next(backbone.denoiser.parameters()).device
@@ -99,6 +109,9 @@ class MTU(Method):
             backbone.denoiser.add_module(EMBEDDING, embedding)
         for site in backbone.sites("ffn"):
             self._upcycle(site, routing, embedding)
+            if site.norm is not None:
+                self._norms += (f"{site.norm.name}.",)
+        self._inputs = tuple(f"{site.name}." for site in backbone.sites("input"))
         widen_input(backbone, self.layout.extra_channels(backbone.latent_shape[0]), len(tasks), routing)
 
     def _upcycle(self, site: Site, routing: Routing, embedding: nn.Embedding) -> None:
@@ -119,8 +132,12 @@ class MTU(Method):
 
     @torch.no_grad()
     def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
-        """The experts' weights w by block and task; over evenly spaced times where the router looks at the time."""
+        """The experts' weights w by block and task; over evenly spaced times where the router looks at the time.
+
+        router_alive: share of the routers' ReLU units that some task reaches. summary: the same in words.
+        """
         router: dict[str, Any] = {}
+        reached: list[torch.Tensor] = []
         steps = backbone.scheduler.config.num_train_timesteps
         for site in backbone.sites("ffn"):
             assert isinstance(site.module, Experts)
@@ -128,8 +145,14 @@ class MTU(Method):
             t = torch.linspace(0, steps - 1, TIMES if self.options.by_time else 1, device=device)
             ids = torch.arange(len(tasks), device=device).repeat_interleave(len(t))
             w = site.module.gates(ids, t.repeat(len(tasks))).unflatten(0, (len(tasks), len(t))).mean(1)  # (T, N)
+            if self.options.experts > 1:
+                reached.append(site.module.reached_units(ids, t.repeat(len(tasks))))
             router[site.name] = {k: [round(x, 4) for x in row] for k, row in zip(tasks, w.tolist(), strict=True)}
-        return {"router": router}
+        if not reached:
+            return {"router": router}
+        alive = float(torch.cat(reached).float().mean())
+        summary = f"routers: {alive:.0%} of their ReLU units are alive"
+        return {"router": router, "router_alive": round(alive, 4), "summary": summary}
 
     def fold(self, backbone: Backbone, task: int) -> None:
         sites = [(site, site.module) for site in backbone.sites("ffn")]

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from mtdiff.files import hide_loading_bars
+
 SHIPPED = "assets/measure_clip"
 Preparation = Literal["antialiased", "instruct_pix2pix", "processor"]
 NO_DIFFERENCE = 1e-4  # length below which a difference of unit vectors is rounding, and has no direction
@@ -72,7 +74,8 @@ class MeasuringClip(nn.Module):
             raise ValueError(f"{folder}: expected a folder with a CLIPModel and its tokenizer (no config.json there)")
         try:
             options: Any = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-            self.model = CLIPModel.from_pretrained(folder, **options)
+            with hide_loading_bars():
+                self.model = CLIPModel.from_pretrained(folder, **options)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder}: no CLIPModel with its tokenizer ({str(error).splitlines()[0]})") from None

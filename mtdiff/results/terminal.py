@@ -25,7 +25,10 @@ def announce(result: Result, folder: Path, how: str) -> None:
         console.print(table)
     else:
         print_lines(console, list_blocks(result))
-    print_lines(console, [f"- {line}" for line in list_gaps(result)])
+    summary = result.method_report.get("summary")
+    print_lines(
+        console, [f"- {line}" for line in [*list_gaps(result), *([summary] if isinstance(summary, str) else [])]]
+    )
     print_lines(console, [f"{how}: {folder}/result.json, pictures in {folder}/samples/"])
 
 

@@ -65,7 +65,7 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
         if name not in plain["task"]:
             raise refuse("sampling.guidance", name, plain["task"])
     check_sizes(plain)
-    if plain["data"].get("buckets") is not None and plain["training"].get("cache") is not None:
+    if plain["data"].get("buckets") is not None and plain["training"].get("cache") not in (None, "auto"):
         cache = shown(plain["training"]["cache"])
         raise ConfigError(f"training.cache={cache}: expected null with data.buckets, since its latents have one shape")
     check_place(plain["name"], plain["run_dir"])

@@ -1,51 +1,62 @@
-"""The end of a run: every task's test examples drawn, judged by the metrics it owns, beside what must be beaten.
+"""The end of a run: test examples drawn and judged, beside what must be beaten on the same examples."""
 
-Letters: B batch, C latent channels, H W pixels, h w latent size.
-"""
+from collections.abc import Iterator
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-
-import torch
 from torch import Tensor
 
-from mtdiff.metrics.quality import Judge
-from mtdiff.model.painter import Draw, first_noise
+from mtdiff.data.mixture import FixedExamples
+from mtdiff.model.painter import Draw
+from mtdiff.results.phases import Phase
 from mtdiff.results.record import Row
-from mtdiff.tasks.base import Task
+from mtdiff.runs.baselines import judge_baselines, make_base_painter, remember_rows
+from mtdiff.runs.experiment import Experiment
+from mtdiff.runs.judging import draw_batches, judge_rows
+from mtdiff.training.parallel import is_first, split_over_ranks
 from mtdiff.types import Batch
 
-Trivial = Callable[[str, Batch], dict[str, Tensor]]
+
+def evaluate(run: Experiment) -> tuple[list[Row], Batch, Tensor]:
+    """Rows of the trained model and of what it must beat; the test examples and its answers (n, 3, H, W)."""
+    run.module.eval()
+    batches = [Batch.collate(part) for part in split_examples(run.data.test, run.evaluation.batch_size)]
+    with run.phases.start("draw", len(run.data.test), "pictures") as phase:
+        batch, answers = draw_test(run, batches, run.painter.draw, phase)
+    rows: list[Row] = []
+    judge, seed = run.judge.to(run.module.device), run.evaluation.seed
+    if is_first():  # all have drawn; one judges
+        with run.phases.start("judge"):
+            rows += judge_rows(judge, run.data.tasks, batch, answers, seed, "run")
+    if run.evaluation.baselines:
+        rows += remember_rows(run, batch, lambda: compare(run, batch, batches))
+    return rows, batch, answers
 
 
-def draw_batches(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:
-    """Draw batch by batch; returns all examples as one batch, and the answers (n, 3, H, W) on the CPU."""
-    kept, answers = [], []
-    for batch in batches:
-        kept.append(batch)
-        answers.append(draw(batch, first_noise(batch, shape, seed)).cpu())
-    return Batch.cat(kept), torch.cat(answers)
+def compare(run: Experiment, batch: Batch, batches: list[Batch]) -> list[Row]:
+    """Rows of everything that the run's own training has no part in, on the first process."""
+    drawn = None
+    if (painter := make_base_painter(run)) is not None:
+        with run.phases.start("draw the base", len(batch), "pictures") as phase:
+            _, drawn = draw_test(run, batches, painter.draw, phase)
+    if not is_first():
+        return []
+    with run.phases.start("judge baselines"):
+        return judge_baselines(run, batch, drawn)
 
 
-def judge_rows(
-    judge: Judge, tasks: Mapping[str, Task], batch: Batch, answers: Tensor, seed: int, model: str
-) -> Iterator[Row]:
-    """Yield a row per task and metric for a model's answers (n, 3, H, W); what is not finite gets no value."""
-    for k, (name, task) in enumerate(tasks.items()):
-        rows = batch.task == k
-        yield from judge.rows(name, task.metrics, answers[rows], batch.rows(rows), seed, model)
+def draw_test(run: Experiment, batches: list[Batch], draw: Draw, phase: Phase) -> tuple[Batch, Tensor]:
+    """All test examples as one batch, and the answers (n, 3, H, W) that all processes together have drawn."""
+    together = split_over_ranks(draw, run.module.device)
+
+    def draw_counted(batch: Batch, noise: Tensor) -> Tensor:
+        drawn = together(batch, noise)
+        phase.advance(len(batch))
+        return drawn
+
+    shape = run.module.denoiser.backbone.latent_shape
+    with run.autocast():  # drawing only: metrics are computed in full precision
+        return draw_batches(batches, draw_counted, shape, run.evaluation.seed)
 
 
-def baseline_rows(
-    judge: Judge,
-    tasks: Mapping[str, Task],
-    batch: Batch,
-    seed: int,
-    trivial: Trivial,
-    autoencoder: Callable[[Tensor], Tensor],
-) -> Iterator[Row]:
-    """Yield rows of trivial answers to the same examples, and of the autoencoder's rendering of the truth."""
-    for k, (name, task) in enumerate(tasks.items()):
-        part = batch.rows(batch.task == k)
-        answers = {**trivial(name, part), "autoencoder": autoencoder(part.target)}
-        for model, answer in answers.items():
-            yield from judge.rows(name, task.metrics, answer, part, seed, model)
+def split_examples(examples: FixedExamples, size: int) -> Iterator[list]:
+    for start in range(0, len(examples), size):
+        yield [examples[i] for i in range(start, min(start + size, len(examples)))]

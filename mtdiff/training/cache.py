@@ -5,14 +5,17 @@ any task, data set, seed or crop may use the same folder: what is there is right
 
     folder/cache.json                    fingerprint of the encoders; another one is refused
     folder/probe.safetensors             what they made of a fixed picture and fixed prompts
-    folder/pictures-*.safetensors        hashes (n, 2), latents (n, C, h, w), float32
+    folder/pictures-*.safetensors        hashes (n, 2), latents (n, C, h, w)
     folder/texts-*.safetensors           hashes (n, 2), tokens (n, L, D) and whatever else the backbone reads
+
+Numbers are float32, or bfloat16 where that loses nothing. The user's cache, `open_user_cache`, fills by itself.
 
 Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width, P numbers of a picture.
 """
 
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,14 +30,18 @@ from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.errors import RunError
+from mtdiff.files import find_user_cache, write_atomically
 from mtdiff.rng import torch_rng
 
+log = logging.getLogger(__name__)
 FORMAT = "mtdiff cache 1"
 Kind = Literal["pictures", "texts"]
 Hash = tuple[int, int]
 PROMPTS = ("", "a small red house, seen from above")
 TOLERANCE = 1e-3
 """Of the probe, relative to its largest number: machines differ by rounding, other encoders by far more."""
+LIMIT = 2**30
+"""Bytes of one kind from which a cache stops growing by itself."""
 BUFFER = 2**28
 """Bytes of encodings that are gathered before a file is written."""
 
@@ -98,8 +105,9 @@ def probes_agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
 class Shelf:
     """Encodings of one kind: rows by hash, read where they lie in memory-mapped files; new ones are gathered."""
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
-        self.folder, self.kind = folder, kind
+    def __init__(self, folder: Path, kind: Kind, *, lenient: bool = False) -> None:
+        """lenient: a broken file is left out with a warning; else it is a ValueError."""
+        self.folder, self.kind, self.lenient, self.size = folder, kind, lenient, 0
         self.places: dict[Hash, tuple[int, int]] = {}
         self._files: list[Any] = []
         self._new: dict[Hash, dict[str, Tensor]] = {}
@@ -112,19 +120,24 @@ class Shelf:
     def __contains__(self, key: Hash) -> bool:
         return key in self.places or key in self._new
 
+    @property
+    def full(self) -> bool:
+        return self.size >= LIMIT
+
     def get(self, key: Hash) -> dict[str, Tensor] | None:
-        """Return the tensors of one row, or None where it is not there."""
+        """Return the tensors of one row as float32, or None where it is not there."""
         if key in self._new:
-            return self._new[key]
+            return {name: v.float() for name, v in self._new[key].items()}
         if key not in self.places:
             return None
         file, row = self.places[key]
         names = (n for n in self._files[file].keys() if n != "hashes")  # noqa: SIM118 (not a mapping)
-        return {name: self._files[file].get_slice(name)[row] for name in names}
+        return {name: self._files[file].get_slice(name)[row].float() for name in names}
 
     def add(self, key: Hash, row: Mapping[str, Tensor]) -> None:
-        self._new[key] = {k: v.detach().float().cpu() for k, v in row.items()}
+        self._new[key] = {k: shorten(v.detach().cpu()) for k, v in row.items()}
         size = sum(v.nbytes for v in self._new[key].values())
+        self.size += size
         if size * len(self._new) >= BUFFER:
             self.write()
 
@@ -145,7 +158,7 @@ class Shelf:
                 f"training.cache={self.folder}: cannot be written ({error}); the {len(self.places)} {self.kind} "
                 "written before are kept: make room and give the same command again"
             ) from None
-        self._new = {}
+        self._new, self.size = {}, self.size - sum(v.nbytes for row in rows for v in row.values())
         self._open(path)
 
     def _open(self, path: Path) -> None:
@@ -153,16 +166,32 @@ class Shelf:
             file = safe_open(path, "pt")
             hashes = file.get_tensor("hashes").tolist()
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"training.cache={self.folder}: {path.name} is broken ({error}); delete it") from None
+            broken = f"training.cache={self.folder}: {path.name} is broken ({error}); delete it"
+            if not self.lenient:
+                raise ValueError(broken) from None
+            log.warning("%s; what it held is encoded anew", broken)
+            return
+        self.size += path.stat().st_size
         self._files.append(file)
         self.places |= {(a, b): (len(self._files) - 1, i) for i, (a, b) in enumerate(hashes)}
+
+
+def shorten(values: Tensor) -> Tensor:
+    """A copy as bfloat16 where every value is one, as encoders leave them under that precision; else as float32."""
+    short = values.bfloat16()
+    return short if torch.equal(short.float(), values.float()) else values.float().clone()
 
 
 class Cache:
     """A folder of encodings that belongs to the encoders of one backbone, run in one precision."""
 
-    def __init__(self, folder: str | Path, backbone: Backbone, precision: str, create: bool = False) -> None:
-        """create: make it where it is missing. ValueError where it belongs to other encoders."""
+    def __init__(
+        self, folder: str | Path, backbone: Backbone, precision: str, create: bool = False, lenient: bool = False
+    ) -> None:
+        """create: make it where it is missing. ValueError where it belongs to other encoders.
+
+        lenient: see `Shelf`.
+        """
         self.folder = Path(folder)
         if precision not in PRECISIONS:
             raise ValueError(
@@ -172,13 +201,13 @@ class Cache:
         if create and not (self.folder / "cache.json").exists():
             self._create(about, answers)
         self._compare(about, answers)
-        self.shelves: dict[Kind, Shelf] = {kind: Shelf(self.folder, kind) for kind in get_args(Kind)}
+        self.shelves: dict[Kind, Shelf] = {kind: Shelf(self.folder, kind, lenient=lenient) for kind in get_args(Kind)}
 
     def _create(self, about: Mapping[str, Any], answers: Mapping[str, Tensor]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in answers.items()}, self.folder / "probe.safetensors")
-            (self.folder / "cache.json").write_text(json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
+            write_atomically(self.folder / "cache.json", json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
         except (OSError, SafetensorError) as error:
             raise ValueError(f"training.cache={self.folder}: cannot be written ({error})") from None
 
@@ -205,6 +234,17 @@ class Cache:
     def write(self) -> None:
         for shelf in self.shelves.values():
             shelf.write()
+
+
+def open_user_cache(backbone: Backbone, precision: str) -> Cache | None:
+    """The user's own cache of these encoders, made where it is missing; None, with a warning, where it cannot be."""
+    about = json.dumps(make_fingerprint(backbone, precision), sort_keys=True)
+    folder = find_user_cache() / f"encodings-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+    try:
+        return Cache(folder, backbone, precision, create=True, lenient=True)
+    except ValueError as error:
+        log.warning("%s; everything is encoded when it is needed", error)
+        return None
 
 
 PRECISIONS: Sequence[str] = ("32-true", "32", "bf16-mixed", "16-mixed")

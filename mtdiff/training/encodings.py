@@ -7,6 +7,7 @@ out by drawing examples of several epochs.
 Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens, D text width.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,12 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from mtdiff.backbones.base import Backbone
 from mtdiff.data.loader import START
 from mtdiff.data.mixture import Mixture, Stream, one_thread
+from mtdiff.errors import RunError
 from mtdiff.rng import numpy_rng
 from mtdiff.training.cache import Cache, Hash, Kind, hash_pictures, hash_text
 from mtdiff.types import Batch, Example, Need, Text
 
+log = logging.getLogger(__name__)
 Part = Literal["target", "source", "prompt"]
 Keep = Literal["lasting", "all"]
+TOGETHER = 4
+"""Pictures that are encoded at once where a cache grows."""
 DRAWS = 16
 """Epochs in which a record is drawn to see what lasts."""
 
@@ -32,10 +37,11 @@ class CachedEncoder:
     """Encodes as its backbone does, and looks up first. found: how many of each kind were there, and were asked for.
 
     Stands in for the backbone where pictures and prompts are encoded; it is no module, so nothing is saved twice.
+    grows: what was not there is kept, until `write` at the latest.
     """
 
-    def __init__(self, backbone: Backbone, cache: Cache) -> None:
-        self.backbone, self.cache = backbone, cache
+    def __init__(self, backbone: Backbone, cache: Cache, *, grows: bool = False) -> None:
+        self.backbone, self.cache, self.grows = backbone, cache, grows
         self.found: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
 
     @property
@@ -56,7 +62,8 @@ class CachedEncoder:
             if row is not None:
                 latents[i] = row["latents"].to(latents.device, non_blocking=True)
         if missing:
-            latents[missing] = self.backbone.encode(images[missing])
+            latents[missing] = encode_in_parts(self.backbone, images[missing])
+            self._keep("pictures", [(hashes[i], {"latents": latents[i]}) for i in missing])
         return latents
 
     def embed(self, prompts: Sequence[str]) -> Text:
@@ -66,10 +73,28 @@ class CachedEncoder:
         if missing:
             new = self.backbone.embed([prompts[i] for i in missing])
             for k, i in enumerate(missing):
-                rows[i] = text_row(new, k)
+                rows[i] = row = text_row(new, k)
+                self._keep("texts", [(hash_text(prompts[i]), row)])
         device = next(self.backbone.parameters()).device
         columns = {k: torch.stack([row[k].to(device) for row in rows if row is not None]) for k in rows[0] or {}}
         return Text(columns.pop("tokens"), columns)
+
+    def _keep(self, kind: Kind, rows: Sequence[tuple[Hash, dict[str, Tensor]]]) -> None:
+        shelf = self.cache.shelves[kind]
+        if not self.grows or shelf.full:
+            return
+        for key, row in rows:
+            if key not in shelf:
+                shelf.add(key, row)
+
+    def write(self) -> None:
+        """Put what was kept into files; where the disk refuses, that is said, and the run goes on."""
+        if not self.grows:
+            return
+        try:
+            self.cache.write()
+        except RunError as error:
+            log.warning("%s", error)
 
     def report(self) -> str:
         """Say in one line, for the end of a run, how much was found."""
@@ -81,6 +106,19 @@ class CachedEncoder:
         self.found[kind][0] += sum(row is not None for row in rows)
         self.found[kind][1] += len(rows)
         return rows
+
+
+def encode_in_parts(backbone: Backbone, images: Tensor) -> Tensor:
+    """Latents (B, C, h, w), encoded TOGETHER at a time: the last bits of a latent may depend on how many are encoded
+    with it, and how many are missing differs from run to run.
+    """
+    if images.device.type != "cpu":  # where parts would cost more, and no cache grows
+        return backbone.encode(images)
+    parts = []
+    for part in images.split(TOGETHER):
+        filled = torch.cat([part, part[:1].expand(TOGETHER - len(part), -1, -1, -1)])
+        parts.append(backbone.encode(filled)[: len(part)])
+    return torch.cat(parts)
 
 
 def text_row(text: Text, k: int) -> dict[str, Tensor]:
@@ -175,7 +213,7 @@ def fill_cache(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[P
         images = torch.stack(wanted).to(device)
         new = _find_new(shelves["pictures"].__contains__, hash_pictures(images))
         if new:
-            latents = backbone.encode(images[list(new.values())])
+            latents = encode_in_parts(backbone, images[list(new.values())])
             for key, row in zip(new, latents, strict=True):
                 shelves["pictures"].add(key, {"latents": row})
     prompts = [e.prompt for e, parts in made if "prompt" in parts]

@@ -22,8 +22,8 @@ def batch(n: int = 4) -> Batch:
 
 
 def settings(**options: Any) -> Training:
-    """A rate of 1e-3 from the first step on, unless told otherwise."""
-    return Training(**{"steps": 1, "batch_size": 4, "lr": 1e-3, "warmup": 0, **options})
+    """A rate of 1e-3 at every step, unless told otherwise."""
+    return Training(**{"steps": 1, "batch_size": 4, "lr": 1e-3, "warmup": 0, "decay": 0.0, **options})
 
 
 class Loader(torch.utils.data.Dataset[int]):

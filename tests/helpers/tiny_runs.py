@@ -31,9 +31,10 @@ from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter
 from mtdiff.results.record import Result, Row
-from mtdiff.runs import experiment as runs
+from mtdiff.runs import evaluation as runs
 from mtdiff.runs.adapter import IDENTITY
-from mtdiff.runs.experiment import Experiment, execute
+from mtdiff.runs.execute import execute
+from mtdiff.runs.experiment import Experiment
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
 from mtdiff.tasks.super_resolution import SuperResolution
@@ -46,7 +47,7 @@ from mtdiff.types import Need, Record, Split
 FORKS = multiprocessing.get_context("forkserver")
 # Not this file: before Python 3.12.8 a fork server finds only what is installed, and says nothing about the rest.
 # torch loads _dynamo at the first optimiser step.
-FORKS.set_forkserver_preload(["mtdiff.runs.experiment", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
+FORKS.set_forkserver_preload(["mtdiff.runs.execute", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
 DEFAULT: dict[str, Any] = {"steps": 12, "batch_size": 4, "lr": 1e-2, "accumulate": 2, "warmup": 3, "decay": 0.5}
 DEFAULT |= {"ema_decay": 0.9, "workers": 1, "sample_every": 4, "validate_every": 3, "save_every": 3}
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 2, "save_every": 2, "sample_every": None}
@@ -117,7 +118,6 @@ def experiment(
         folder=folder,
         trivial={},  # type: ignore[arg-type]
         judge=judge,
-        progress=False,
     )
 
 

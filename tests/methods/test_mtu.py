@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.attention import FeedForward
-from tiny import TASKS, inputs, sd15_shapes
+from tiny import BACKBONES, TASKS, inputs, sd15_shapes
 from tiny_fits import settings
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -164,21 +164,46 @@ def test_dropout_of_hidden_units_is_not_lost(monkeypatch: pytest.MonkeyPatch) ->
     assert layer.eval().way(x) == "by_expert"
 
 
-@pytest.mark.parametrize("router_rate", [1.0, 0.02])
-def test_routers_and_task_embeddings_may_learn_more_slowly(tiny_unet: Backbone, router_rate: float) -> None:
-    denoiser = Denoiser(tiny_unet, MTU(experts=2, router_rate=router_rate), TASKS)
+@pytest.mark.parametrize(
+    "options", [{}, {"router_rate": 0.02}, {"norm_rate": 0.5}, {"input_rate": 0.0, "norm_rate": 3}]
+)
+@pytest.mark.parametrize("per_expert_norm", [False, True])
+def test_each_group_learns_at_a_rate_of_its_own(
+    tiny_unet: Backbone, options: dict[str, float], per_expert_norm: bool
+) -> None:
+    denoiser = Denoiser(tiny_unet, MTU(experts=2, per_expert_norm=per_expert_norm, **options), TASKS)
     groups = MultiTaskModule(denoiser, settings()).configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
-    assert len(groups) == (1 if router_rate == 1 else 2)
+    assert len(groups) == 1 + len(options)
     assert len(rates) == len(denoiser.trained_parameters())
+    found = set()
     for name, parameter in denoiser.trained_parameters().items():
-        slow = "router" in name or name == "mtu_task_embedding.weight"
-        assert rates[id(parameter)] == pytest.approx(1e-3 * (router_rate if slow else 1)), name
+        kind = "router_rate" if "router" in name or name == "mtu_task_embedding.weight" else "experts"
+        kind = "norm_rate" if ".norm3." in name or name.endswith(("gain", "shift")) else kind
+        kind = "input_rate" if name.startswith("conv_in.") else kind
+        assert rates[id(parameter)] == pytest.approx(1e-3 * options.get(kind, 1)), name
+        found.add(kind)
+    assert found == {"router_rate", "experts", "norm_rate", "input_rate"}
 
 
-def test_the_rate_of_routers_is_a_number() -> None:
-    with pytest.raises(ValueError, match=r"method.router_rate=-1: expected a finite number"):
-        MTU(router_rate=-1)
+@pytest.mark.parametrize("key", ["router_rate", "norm_rate", "input_rate"])
+def test_a_rate_is_a_number(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"method.{key}=-1: expected a finite number"):
+        MTU(**{key: -1})
+
+
+def test_a_report_tells_which_of_the_routers_units_live(tiny_unet: Backbone) -> None:
+    denoiser = Denoiser(tiny_unet, MTU(experts=2), TASKS)
+    assert 0.5 < denoiser.method.report(denoiser.backbone, TASKS)["router_alive"] <= 1
+    for name, parameter in denoiser.trained_parameters().items():
+        if ".router.0." in name:  # nothing reaches them any more
+            torch.nn.init.constant_(parameter, -1e3 if name.endswith("bias") else 0.0)
+    found = denoiser.method.report(denoiser.backbone, TASKS)
+    assert found["router_alive"] == 0
+    assert found["summary"] == "routers: 0% of their ReLU units are alive"
+    assert set(Denoiser(BACKBONES["unet"](), MTU(experts=1), TASKS).method.report(denoiser.backbone, TASKS)) == {
+        "router"
+    }
 
 
 @pytest.mark.parametrize(("experts", "granularity"), [(1, None), (2, None), (4, None), (8, None), (16, None)])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.errors import RunError
-from mtdiff.runs.experiment import train
+from mtdiff.runs.train import train
 from mtdiff.training.balancing import Weighting
 from mtdiff.training.faults import keep, load, trained
 from mtdiff.training.loggers import Background, Rows

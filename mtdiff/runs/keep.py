@@ -1,0 +1,98 @@
+"""What a run leaves in its folder beside `result.json`: adapter, report, pictures, `evaluation.csv`."""
+
+import copy
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mtdiff.errors import RunError, one_line
+from mtdiff.files import reason, write_atomically
+from mtdiff.model.denoiser import Denoiser
+from mtdiff.provenance import hash_weights
+from mtdiff.results.record import Result, Row
+from mtdiff.runs.adapter import identity
+from mtdiff.runs.experiment import Experiment
+from mtdiff.runs.method_report import Origin, report_method, report_training
+from mtdiff.training.callbacks import save_grid
+from mtdiff.training.loggers import EVALUATION, cells, read_rows
+from mtdiff.training.parallel import gather_tensor, is_first
+from mtdiff.types import Batch
+
+log = logging.getLogger(__name__)
+GRID_COLUMNS = 8
+
+
+def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`adapter.safetensors` and `adapter.json`: only what the method adds or changes, which is returned."""
+    tensors = {k: gather_tensor(v).cpu().contiguous() for k, v in run.module.denoiser.adapter().items()}
+    if not is_first():
+        return tensors
+    path = run.folder / "adapter.safetensors"
+    try:
+        write_atomically(path, save(tensors, metadata={"about": identity(about)}))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({reason(error)})") from None
+    write_atomically(run.folder / "adapter.json", json.dumps({**about, "base": hash_base(run)}, indent=1) + "\n")
+    return tensors
+
+
+def hash_base(run: Experiment) -> str | None:
+    """Which weights the base had, so that the adapter is not put on others; None where they cannot be read again."""
+    try:
+        return None if run.base is None else hash_weights(run.base().parameters())
+    except (OSError, ValueError) as error:
+        log.warning("the base cannot be read again, so the adapter does not name its weights: %s", one_line(error))
+        return None
+
+
+def build_report(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`Result.method_report`. What goes wrong in making it costs the report, not the run."""
+    if not is_first():
+        return {}
+    try:
+        found = report_training(read_rows(run.folder / "metrics.csv"))
+        if learned := run.module.balancing.weighting.report():
+            found["balancing"] = learned
+        if run.base is None:
+            return found
+        backbone = run.base()
+        origin = Origin.of(backbone)
+        trained = Denoiser(backbone, copy.deepcopy(run.module.denoiser.method), run.module.tasks)
+        trained.load_adapter(adapter)
+        return {**report_method(trained, origin), **found}
+    except Exception as error:
+        log.warning("no report of the method: %s", one_line(error))
+        return {"reason": one_line(error)}
+
+
+def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
+    """`samples/<task>.png`: source, answer and truth of the first test examples."""
+    for k, task in enumerate(run.data.tasks):
+        part = batch.task == k
+        few, drawn = batch.rows(part), answers[part][:GRID_COLUMNS]
+        shown = few.rows(torch.arange(len(few)) < GRID_COLUMNS)
+        path, chosen = run.folder / "samples" / f"{task}.png", torch.ones(len(drawn), dtype=torch.bool)
+        save_grid(path, shown, drawn, chosen, root=run.folder)
+
+
+def write_evaluation(folder: Path, rows: Iterable[Row]) -> None:
+    """Evaluation rows beside Lightning's training columns: `evaluation.csv`."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([EVALUATION, *(cells(row) for row in rows)])
+    write_atomically(folder / "evaluation.csv", text.getvalue())
+
+
+def keep_result(result: Result, path: Path) -> None:
+    """Write the result of a run that has ended early, where that can be done."""
+    try:
+        result.save(path)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", path, error.strerror)
