@@ -71,9 +71,9 @@ class CachedEncoder:
         rows = self._look_up("texts", [hash_text(p) for p in prompts])
         missing = [i for i, row in enumerate(rows) if row is None]
         if missing:
-            new = self.backbone.embed([prompts[i] for i in missing])
-            for k, i in enumerate(missing):
-                rows[i] = row = text_row(new, k)
+            made = embed_in_parts(self.backbone, [prompts[i] for i in missing])
+            for i, row in zip(missing, made, strict=True):
+                rows[i] = row
                 self._keep("texts", [(hash_text(prompts[i]), row)])
         device = next(self.backbone.parameters()).device
         columns = {k: torch.stack([row[k].to(device) for row in rows if row is not None]) for k in rows[0] or {}}
@@ -119,6 +119,16 @@ def encode_in_parts(backbone: Backbone, images: Tensor) -> Tensor:
         filled = torch.cat([part, part[:1].expand(TOGETHER - len(part), -1, -1, -1)])
         parts.append(backbone.encode(filled)[: len(part)])
     return torch.cat(parts)
+
+
+def embed_in_parts(backbone: Backbone, prompts: Sequence[str]) -> list[dict[str, Tensor]]:
+    """What the text encoder makes of each prompt, TOGETHER at a time for the same reason."""
+    rows: list[dict[str, Tensor]] = []
+    for start in range(0, len(prompts), TOGETHER):
+        part = list(prompts[start : start + TOGETHER])
+        text = backbone.embed([*part, *part[:1] * (TOGETHER - len(part))])
+        rows += [text_row(text, k) for k in range(len(part))]
+    return rows
 
 
 def text_row(text: Text, k: int) -> dict[str, Tensor]:
@@ -219,9 +229,9 @@ def fill_cache(encoder: CachedEncoder, made: Sequence[tuple[Example, frozenset[P
     prompts = [e.prompt for e, parts in made if "prompt" in parts]
     missing = _find_new(shelves["texts"].__contains__, [hash_text(p) for p in prompts])
     if missing:
-        text = backbone.embed([prompts[i] for i in missing.values()])
-        for k, key in enumerate(missing):
-            shelves["texts"].add(key, text_row(text, k))
+        made_rows = embed_in_parts(backbone, [prompts[i] for i in missing.values()])
+        for key, row in zip(missing, made_rows, strict=True):
+            shelves["texts"].add(key, row)
 
 
 def _find_new(there: Callable[[Hash], bool], hashes: Sequence[Hash]) -> dict[Hash, int]:

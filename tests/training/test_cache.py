@@ -31,7 +31,7 @@ from mtdiff.tasks.inpaint import Inpaint
 from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.training import cache as storage
-from mtdiff.training.cache import Cache, hash_pictures, hash_text
+from mtdiff.training.cache import Cache, hash_pictures, hash_text, open_user_cache
 from mtdiff.training.encodings import (
     CachedEncoder,
     Chosen,
@@ -266,3 +266,89 @@ def test_a_run_from_its_cache(tmp_path: Path) -> None:
     assert (pictures, texts) == (asked, prompts)
     assert prompts == 8
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "complete"
+
+
+# The user's own cache
+
+
+@pytest.fixture
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+def open_growing(backbone: Backbone) -> CachedEncoder:
+    found = open_user_cache(backbone, "32-true")
+    assert found is not None
+    return CachedEncoder(backbone, found, grows=True)
+
+
+def test_the_users_cache_grows_and_changes_no_bit(user_cache: Path, tmp_path: Path) -> None:
+    """Whatever is there already: nothing, some of a batch, or all of it."""
+    data, backbone = sets(tmp_path / "sets"), tiny_unet()
+    batch = Batch.collate([data.train[i] for i in range(7)])
+    cold = open_growing(backbone)
+    first = cold.encode(batch.target), cold.embed(batch.prompt)
+    cold.write()
+    (folder,) = user_cache.iterdir()
+    for path in folder.glob("pictures-*"):  # and two of seven alone
+        path.unlink()
+    some = open_growing(backbone)
+    some.encode(batch.target[3:5])
+    some.write()
+    for encoder in (open_growing(backbone), open_growing(backbone)):
+        assert torch.equal(encoder.encode(batch.target), first[0])
+        assert torch.equal(encoder.embed(batch.prompt).tokens, first[1].tokens)
+        encoder.write()
+    warm = open_growing(backbone)
+    assert torch.equal(warm.encode(batch.target), first[0])
+    assert warm.found == {"pictures": [7, 7], "texts": [0, 0]}
+
+
+def test_other_encoders_have_a_cache_of_their_own(user_cache: Path) -> None:
+    one, other = tiny_unet(), tiny_unet()
+    with torch.no_grad():
+        next(other.get_submodule("vae").parameters()).add_(0.1)
+    open_growing(one)
+    open_growing(other)
+    assert len(list(user_cache.iterdir())) == 2
+
+
+def test_the_users_cache_never_ends_a_run(
+    user_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken file, a full disk, a folder that cannot be made: a warning each, and everything is encoded."""
+    backbone = tiny_unet()
+    pictures = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    encoder = open_growing(backbone)
+    expected = encoder.encode(pictures)
+    encoder.write()
+    (path,) = user_cache.glob("*/pictures-*")
+    path.write_bytes(path.read_bytes()[:-100])
+    again = open_growing(backbone)
+    assert "is broken" in caplog.text
+    assert torch.equal(again.encode(pictures), expected)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        again.write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written" in caplog.text
+    monkeypatch.setenv("MTDIFF_CACHE", str(path))  # a file
+    assert open_user_cache(backbone, "32-true") is None
+
+
+def test_the_users_cache_stops_growing_at_its_limit(user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LIMIT", 1000)
+    encoder = open_growing(tiny_unet())
+    encoder.encode(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    first = len(encoder.cache.shelves["pictures"])
+    encoder.encode(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    assert 0 < first == len(encoder.cache.shelves["pictures"])
+
+
+def test_bfloat16_is_kept_where_it_loses_nothing() -> None:
+    exact, other = torch.tensor([1.5, -0.25]), torch.tensor([1.5, 0.1])
+    assert storage.shorten(exact).dtype == torch.bfloat16
+    assert torch.equal(storage.shorten(other), other)
