@@ -196,7 +196,7 @@ def test_yaml_says_every_option_with_its_default(name: str) -> None:
     parameters = inspect.signature(cls).parameters
     default = {k: list(p.default) if isinstance(p.default, tuple) else p.default for k, p in parameters.items()}
     assert given == default
-    with pytest.raises(TypeError, match="unknown_option"):
+    with pytest.raises(TypeError, match=r"unknown_option|takes no arguments"):
         cls(**given, unknown_option=1)
 
 
