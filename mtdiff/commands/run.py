@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
-from mtdiff.config.schema import completed
+from mtdiff.config.schema import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, write_atomically
 from mtdiff.results.phases import Phases
@@ -23,12 +23,21 @@ if TYPE_CHECKING:
     from mtdiff.runs.judging import Trivial
 
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
+"""Options that make a run no other experiment; nor does `training.cache`, which changes no number."""
 
 
 def hash_configuration(plain: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of what makes the run another experiment."""
-    identity = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    """Eight hexadecimal digits of what makes the run another experiment: of options that are not at their defaults."""
+    identity = strip_defaults(identify(plain))
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def identify(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that makes a run another experiment."""
+    kept = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    if isinstance(kept.get("training"), Mapping):
+        kept["training"] = {k: v for k, v in kept["training"].items() if k != "cache"}
+    return kept
 
 
 def locate_run(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> Path:
@@ -46,9 +55,9 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
     if not (folder / "config.yaml").exists():
         return
     there = read_yaml(folder / "config.yaml")
-    known = completed(there) if isinstance(there, dict) else {}  # an option that it lacks has its default
-    for name, value in completed(plain).items():
-        if name not in NOT_IDENTITY and known.get(name) != value:
+    known = fill_defaults(identify(there)) if isinstance(there, dict) else {}  # an option that it lacks has its default
+    for name, value in fill_defaults(identify(plain)).items():
+        if known.get(name) != value:
             raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
 
 

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -131,28 +131,44 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
             raise ConfigError(f"{key}.{argument.name}: has to be given, {describe(argument.annotation)}")
 
 
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+Change = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]  # node, defaults -> node
+
+
+def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of any age, with the options that it does not know at today's defaults of their constructors."""
+    return change_nodes(config, lambda node, defaults: {**node, **{k: v for k, v in defaults.items() if k not in node}})
+
+
+def strip_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same configuration without the options that are at their defaults: a new one changes nothing in it."""
+    missing = object()
+    return change_nodes(config, lambda node, defaults: {k: v for k, v in node.items() if defaults.get(k, missing) != v})
+
+
+def change_nodes(config: Mapping[str, Any], change: Change) -> dict[str, Any]:
+    """Change every part of a configuration that is a constructor's arguments, inner ones first."""
     return {
-        name: with_defaults(completed_node(node), SECTIONS[name]) if name in SECTIONS else completed_node(node)
+        name: change_node(walk_nodes(node, change), SECTIONS[name], change)
+        if name in SECTIONS
+        else walk_nodes(node, change)
         for name, node in config.items()
     }
 
 
-def completed_node(node: Any) -> Any:
+def walk_nodes(node: Any, change: Change) -> Any:
     if isinstance(node, list | tuple):
-        return [completed_node(child) for child in node]
+        return [walk_nodes(child, change) for child in node]
     if not isinstance(node, Mapping):
         return node
-    inner = {name: completed_node(child) for name, child in node.items()}
-    return with_defaults(inner, str(inner["_target_"])) if "_target_" in inner else inner
+    inner = {name: walk_nodes(child, change) for name, child in node.items()}
+    return change_node(inner, str(inner["_target_"]), change) if "_target_" in inner else inner
 
 
-def with_defaults(node: Any, dotted: str) -> Any:
-    """node with the arguments that it lacks, as far as the source is this project's and says them literally."""
+def change_node(node: Any, dotted: str, change: Change) -> Any:
+    """A node changed by its defaults, as far as the source is this project's and says them literally."""
     if not isinstance(node, Mapping) or dotted.split(".")[0] not in PACKAGES or definition(dotted) is None:
         return node
-    return {**node, **{name: value for name, value in literal_defaults(dotted).items() if name not in node}}
+    return change(node, literal_defaults(dotted))
 
 
 @cache

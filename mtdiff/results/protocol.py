@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtdiff.config.schema import completed
+from mtdiff.config.schema import fill_defaults
 from mtdiff.results.record import Result
 
 JUDGED_BY = ("data", "metrics", "evaluation.split", "evaluation.per_task", "evaluation.seed")
@@ -32,7 +32,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def every_option(result: Result) -> dict[str, Any]:
     """A run's configuration as {dotted key: leaf}; options that are newer than the run have their defaults, and 1.0 is
     the number 1."""
-    found = flatten(completed(result.config))
+    found = flatten(fill_defaults(result.config))
     return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in found.items()}
 
 

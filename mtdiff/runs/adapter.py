@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from mtdiff.config.schema import PACKAGES, check, check_arguments, completed, signature
+from mtdiff.config.schema import PACKAGES, check, check_arguments, fill_defaults, signature
 from mtdiff.config.settings import Sampling
 from mtdiff.files import check_header, read_json, shown, within
 from mtdiff.runs.checks import check_sizes, check_tasks
@@ -103,7 +103,7 @@ def started(plain: Mapping[str, Any]) -> About | None:
     packages = (*PACKAGES, *plain["packages"])
     about = read_about(Path(start), packages, plain["backbone"].get("weights"), "training.start")
     for key in ("method", "backbone", "tasks"):  # what a task is in detail may change on the way
-        there, own = (completed(x)[key] for x in (about.content, plain))
+        there, own = (fill_defaults(x)[key] for x in (about.content, plain))
         if there != own:
             expected = f"expected its own, {shown(about.content[key])}"
             raise ValueError(f"{key}={shown(plain[key])}: not what {about.path} was trained with; {expected}")
@@ -118,7 +118,7 @@ def check_base(about: About, found: str) -> None:
         log.warning("%s does not say which weights its base had: nothing tells whether this is the one", about.path)
     elif recorded != found:
         trained, given = (
-            completed({**about.content, "backbone": node})["backbone"].get("weights")
+            fill_defaults({**about.content, "backbone": node})["backbone"].get("weights")
             for node in (about.content["backbone"], about.backbone)
         )
         raise ValueError(

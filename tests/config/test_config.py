@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from whole_runs import composed
 
-from mtdiff.config.schema import check, completed, signature
+from mtdiff.commands.run import hash_configuration
+from mtdiff.config.schema import check, fill_defaults, signature, strip_defaults
 from mtdiff.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -134,14 +135,14 @@ def test_a_configuration_is_completed_by_todays_defaults() -> None:
     weighting = {"_target_": "mtdiff.training.balancing.MinSNR"}
     others = {"unknown": {"_target_": "elsewhere.Thing", "a": 1}, "gone": {"_target_": "mtdiff.methods.gone.Gone"}}
     config = {"method": method, "balancing": {"weighting": weighting}, "training": {"steps": 3}, "seed": 0, **others}
-    found = completed(config)
+    found = fill_defaults(config)
     assert found["method"]["experts"] == 8
     assert found["method"]["router_rate"] == 1.0
     assert found["balancing"] == {"weighting": {**weighting, "gamma": 5.0}}
     assert (found["training"]["steps"], found["training"]["accumulate"]) == (3, 1)
     assert "batch_size" not in found["training"]  # has no default
     assert {name: found[name] for name in ("seed", *others)} == {"seed": 0, **others}
-    assert completed(found) == found
+    assert fill_defaults(found) == found
     assert config["method"] == {"_target_": "mtdiff.methods.mtu.MTU", "experts": 8}
 
 
@@ -149,3 +150,13 @@ def test_other_packages_only_by_name() -> None:
     node = {"_target_": "json.JSONDecoder"}
     with pytest.raises(ConfigError, match="json"):
         check({"method": node})
+
+
+def test_a_runs_name_does_not_change_with_a_new_option() -> None:
+    """Only options that are not at their defaults make a run another one."""
+    plain, _ = composed(["method=mtu"])
+    without = {**plain, "method": {k: v for k, v in plain["method"].items() if k != "norm_rate"}}
+    elsewhere = {**plain, "training": {**plain["training"], "cache": "folder"}, "progress": False}
+    assert hash_configuration(without) == hash_configuration(plain) == hash_configuration(elsewhere)
+    assert hash_configuration(composed(["method.norm_rate=2"])[0]) != hash_configuration(plain)
+    assert strip_defaults(fill_defaults(without)) == strip_defaults(plain)
