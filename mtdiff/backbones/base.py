@@ -4,7 +4,7 @@ Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -92,6 +92,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sites(self, kind: SiteKind) -> list[Site]:
         """The places of one kind, in the order of the forward pass."""
+
+    def cut_prompts(self) -> Mapping[str, int]:
+        """Prompts (their beginnings) that were longer than the text encoder reads, with the tokens that it reads."""
+        return {}
 
     def idle(self) -> list[str]:
         """Modules of the denoiser that are computed but whose result nothing uses: no method trains them."""

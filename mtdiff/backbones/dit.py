@@ -30,7 +30,6 @@ from mtdiff.backbones.latent import (
     read_parts,
     refuse_unknown,
     text_network,
-    tokenize,
 )
 from mtdiff.backbones.stable_diffusion import transformer_block_sites
 from mtdiff.types import Condition, Text
@@ -66,7 +65,7 @@ class PixArt(LatentBackbone):
     def embed(self, prompts: Sequence[str]) -> Text:
         """tokens (B, L, D); extra: `text_mask` (B, L), 1 where a token belongs to the prompt."""
         device = next(self.text_encoder.parameters()).device
-        ids, mask = (x.to(device) for x in tokenize(self.tokenizer, prompts, self.tokens))
+        ids, mask = (x.to(device) for x in self.tokenize(self.tokenizer, prompts, self.tokens))
         seen = None if mask.is_meta else mask  # transformers looks at a mask's values, which shapes alone do not have
         tokens = self.text_encoder(ids, attention_mask=seen).last_hidden_state
         return Text(tokens.float(), {"text_mask": mask})

@@ -21,6 +21,9 @@ from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.hub import explained
 from mtdiff.files import hide_loading_bars
 
+MOST_CUT = 10_000  # prompts that are remembered as cut
+LONGEST_CUT = 1000  # characters of each
+
 
 class LatentBackbone(Backbone):
     """A diffusers denoiser in the latent space of an `AutoencoderKL`; text is left to the heirs.
@@ -42,12 +45,30 @@ class LatentBackbone(Backbone):
         self.latent_shape = (vae.config["latent_channels"], side, side)
         if attention == "plain":
             self.denoiser.set_attn_processor(AttnProcessor())
+        self._cut: dict[str, int] = {}
 
     def train(self, mode: bool = True) -> "LatentBackbone":
         """The autoencoder and the text encoders stay in evaluation mode."""
         self.training = mode
         self.denoiser.train(mode)
         return self
+
+    def tokenize(
+        self, tokenizer: Any, prompts: Sequence[str], length: int | None = None, *, longest: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, both (B, L) int64, padded or cut to L = `length` or the tokenizer's own.
+
+        longest: no other tokenizer of this backbone reads more, so that what is cut here is not read at all.
+        """
+        ids, mask, cut = tokenize(tokenizer, prompts, length)
+        if longest and len(self._cut) < MOST_CUT:
+            self._cut |= {
+                prompt[:LONGEST_CUT]: ids.shape[1] for prompt, is_cut in zip(prompts, cut, strict=True) if is_cut
+            }
+        return ids, mask
+
+    def cut_prompts(self) -> Mapping[str, int]:
+        return self._cut
 
     @property
     def shift(self) -> float:
@@ -76,12 +97,18 @@ class LatentBackbone(Backbone):
 # Text
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both (B, L) int64, padded or cut to L = `length` or the tokenizer's own."""
+def tokenize(
+    tokenizer: Any, prompts: Sequence[str], length: int | None = None
+) -> tuple[Tensor, Tensor, Sequence[bool]]:
+    """Token ids and attention mask, both (B, L) int64, padded or cut to L; and which of the prompts were cut.
+
+    length: L, in place of the tokenizer's own.
+    """
     length = length or tokenizer.model_max_length
     options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     out = tokenizer(list(prompts), **options)
-    return out.input_ids, out.attention_mask
+    cut = [bool(e.overflowing) for e in out.encodings] if out.encodings else [False] * len(prompts)
+    return out.input_ids, out.attention_mask, cut
 
 
 def byte_tokenizer(length: int) -> CLIPTokenizer:

@@ -36,7 +36,6 @@ from mtdiff.backbones.latent import (
     read_parts,
     refuse_unknown,
     text_network,
-    tokenize,
 )
 from mtdiff.backbones.modulation import absorb
 from mtdiff.types import Condition, Text
@@ -84,7 +83,7 @@ class StableDiffusion3(LatentBackbone):
         """
         hidden, pooled = [], []
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids, _ = tokenize(tokenizer, prompts)
+            ids, _ = self.tokenize(tokenizer, prompts, longest=self.text_encoder_3 is None)
             out = encoder(ids.to(encoder.device), output_hidden_states=True)
             hidden.append(out.hidden_states[-2])
             pooled.append(out[0])
@@ -94,7 +93,7 @@ class StableDiffusion3(LatentBackbone):
         if self.text_encoder_3 is None:
             t5 = clip.new_zeros(len(prompts), self.tokens, width)
         else:
-            ids, _ = tokenize(self.tokenizer_3, prompts, self.tokens)
+            ids, _ = self.tokenize(self.tokenizer_3, prompts, self.tokens)
             t5 = self.text_encoder_3(ids.to(clip.device)).last_hidden_state.float()  # padding included, as published
         return Text(torch.cat([clip, t5], 1), {"pooled": torch.cat(pooled, -1).float()})
 

@@ -18,7 +18,6 @@ from mtdiff.backbones.latent import (
     read_parts,
     refuse_unknown,
     text_network,
-    tokenize,
 )
 from mtdiff.backbones.stable_diffusion import unet_sites
 from mtdiff.types import Condition, Text
@@ -59,7 +58,7 @@ class StableDiffusionXL(LatentBackbone):
         """tokens (B, L, D1 + D2): next-to-last layers of both encoders. extra: `text_embeds` (B, P)."""
         hidden, pooled = [], torch.empty(0)
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids, _ = tokenize(tokenizer, prompts)
+            ids, _ = self.tokenize(tokenizer, prompts)
             out = encoder(ids.to(encoder.device), output_hidden_states=True)
             hidden.append(out.hidden_states[-2])
             pooled = out[0]  # of the second encoder: the projected end token

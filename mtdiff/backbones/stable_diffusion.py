@@ -25,7 +25,6 @@ from mtdiff.backbones.latent import (
     read_parts,
     refuse_unknown,
     text_network,
-    tokenize,
 )
 from mtdiff.types import Condition, Text
 
@@ -57,7 +56,7 @@ class StableDiffusion(LatentBackbone):
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
-        ids, _ = tokenize(self.tokenizer, prompts)
+        ids, _ = self.tokenize(self.tokenizer, prompts)
         tokens = self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state  # (B, L, D)
         return Text(tokens.float())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdiff.commands.arguments import read_packages
-from mtdiff.config.schema import refuse
+from mtdiff.config.schema import construct, refuse
 from mtdiff.files import reason, shown
 from mtdiff.pictures import load_picture
 from mtdiff.runs.adapter import About, read_about
@@ -24,8 +24,13 @@ def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
 
 
 def check_request(about: About, given: Mapping[str, str]) -> "tuple[Image.Image | None, Image.Image | None]":
-    """The image and the mask of a request, or None where none is named."""
+    """The image and the mask of a request, or None where none is named. The task is asked what it takes."""
     image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
+    from mtdiff.tasks.takes import Takes, check_prompt
+
+    check_prompt(given.get("prompt", ""))
+    takes = Takes.of(construct(about.content["task"][given["task"]]))
+    takes.check(given["task"], prompt=given.get("prompt", ""), image=image is not None, mask=mask is not None)
     return image, mask
 
 

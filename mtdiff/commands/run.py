@@ -14,7 +14,7 @@ from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
 from mtdiff.config.schema import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, check_links, first_process, read_yaml, write_atomically
+from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
 from mtdiff.results.phases import Phases
 from mtdiff.runs.checks import check_constructors
 from mtdiff.runs.lock import alone
@@ -128,5 +128,11 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
         announce(result, folder, "done")
         for name, count in made.data.skipped().items():
             print(f"- data: {count} unreadable rows of {name} were replaced")
+        if cut := made.module.denoiser.backbone.cut_prompts():
+            first, tokens = next(iter(cut.items()))
+            print(
+                f"- data: {len(cut)} prompts were cut after {tokens} tokens, the most that the base reads, first: "
+                f"{shown(first, 60)}"
+            )
         if made.module.cache is not None:
             print(f"- {made.module.cache.report()}")

@@ -3,8 +3,9 @@
 Letters: B batch, H W pixels, S the model's side in pixels.
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from mtdiff.model.painter import Painter, first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.tasks.base import Task
-from mtdiff.types import Batch, Record
+from mtdiff.tasks.takes import Takes
+from mtdiff.types import Batch
 
+log = logging.getLogger(__name__)
 Picture = Image.Image | Tensor
 
 
@@ -63,7 +66,11 @@ class Model:
         batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds)
         noise = first_noise(batch, self.painter.denoiser.backbone.latent_shape, seed)
         scales = self.painter.guidance if guidance is None else dict.fromkeys(names, guidance)
-        return [to_pil(picture) for picture in replace(self.painter, guidance=scales).draw(batch, noise)]
+        drawn = [to_pil(picture) for picture in replace(self.painter, guidance=scales).draw(batch, noise)]
+        for start, tokens in self.painter.denoiser.backbone.cut_prompts().items():
+            if any(p.startswith(start) for p in prompts):
+                log.warning("prompt=%s: cut after %d tokens, the most that the base reads", shown(start, 60), tokens)
+        return drawn
 
     def _read_request(
         self, task: str, prompt: str, image: Picture | None, mask: Picture | None
@@ -71,17 +78,8 @@ class Model:
         """Return source (3, S, S) and mask (1, S, S) of one request; ValueError where the task does not take it."""
         if not isinstance(task, str) or task not in self.tasks:
             raise refuse("task", task, self.tasks)
-        takes = self.takes[task]
-        _check_prompt(prompt)
-        for what, given, wanted in (
-            ("image", image is not None, takes.image),
-            ("prompt", bool(prompt.strip()), takes.prompt),
-        ):
-            if wanted and not given:
-                raise ValueError(f"{what}: task {task!r} needs one")
-        for what, picture, wanted in (("image", image, takes.image), ("mask", mask, takes.mask)):
-            if picture is not None and not wanted:
-                raise ValueError(f"{what}: task {task!r} takes none")
+        self.takes[task].check(task, prompt=prompt, image=image is not None, mask=mask is not None)
+        for what, picture in (("image", image), ("mask", mask)):
             if picture is not None and not isinstance(picture, Image.Image | Tensor):
                 raise ValueError(f"{what}: expected a PIL picture or a tensor, got {type(picture).__name__}")
         if image is None:
@@ -121,39 +119,6 @@ class Model:
         hole = (_resize(mask.float(), self.size) >= 0.5).float()
         check_hole(float(hole.mean()))
         return hole
-
-
-@dataclass(frozen=True)
-class Takes:
-    """What a task reads, found by making examples from a small noise picture."""
-
-    image: bool
-    prompt: bool
-    mask: bool
-
-    @classmethod
-    def of(cls, task: Task) -> "Takes":
-        rng = np.random.default_rng(0)
-        noise = torch.from_numpy(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
-        plain = Record(noise, "a picture", "probe")
-        pair = Record(noise, "a picture", "probe", "pair", noise, "change it", "a picture")
-        needs = set(task.needs)
-        records = [plain] * bool(needs & {"picture", "caption"}) + [pair] * bool(needs & {"edit", "removal"})
-        made = [task.make(record, rng, 0) for record in records]
-        return cls(
-            image=any(bool((e.mask < 1).any()) for e in made),
-            prompt=all(e.prompt for e in made),
-            mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
-        )
-
-
-def _check_prompt(prompt: object) -> None:
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt={shown(prompt)}: expected a text")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"prompt={shown(ascii(prompt))}: expected Unicode text") from None
 
 
 def _broadcast_columns(**columns: Any) -> list[list[Any]]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -123,6 +124,7 @@ def test_inpainting_export_draws_what_the_run_draws(model: Model, tmp_path: Path
     pipeline has no image guidance."""
     hole = torch.zeros(1, 64, 64)
     hole[:, 12:40, 8:48] = 1
+    model = Model(replace(model.painter, keep_known=False), model.tasks)  # which no pipeline does
     (ours,) = model("inpaint", "noto, robot face", picture(), hole, guidance=Guidance(1.0, 2.0))
     known = torch.from_numpy(array(picture())).float().permute(2, 0, 1)[None] * 2 - 1
     masked = model.painter.denoiser.backbone.encode(known * (1 - hole))
@@ -201,3 +203,12 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert done.stderr.startswith("error: ")
+
+
+def test_a_prompt_longer_than_the_text_encoder_reads_is_said(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    model("text_to_image", "noto, crab")
+    assert caplog.text == ""
+    model("text_to_image", "noto, crab " * 50)
+    assert "prompt=noto, crab noto, crab" in caplog.text
+    assert "cut after 32 tokens" in caplog.text
+    assert caplog.text.count("\n") == 1

@@ -1,0 +1,56 @@
+"""What a task reads of a request, found out by making examples; and whether a request has it. No model is needed.
+
+Letters: H W picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mtdiff.files import shown
+from mtdiff.tasks.base import Task
+from mtdiff.types import Record
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a task reads, found by making examples from a small noise picture."""
+
+    image: bool
+    prompt: bool
+    mask: bool
+
+    @classmethod
+    def of(cls, task: Task) -> "Takes":
+        rng = np.random.default_rng(0)
+        noise = torch.from_numpy(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
+        plain = Record(noise, "a picture", "probe")
+        pair = Record(noise, "a picture", "probe", "pair", noise, "change it", "a picture")
+        needs = set(task.needs)
+        records = [plain] * bool(needs & {"picture", "caption"}) + [pair] * bool(needs & {"edit", "removal"})
+        made = [task.make(record, rng, 0) for record in records]
+        return cls(
+            image=any(bool((e.mask < 1).any()) for e in made),
+            prompt=all(e.prompt for e in made),
+            mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
+        )
+
+    def check(self, task: str, *, prompt: object, image: bool, mask: bool) -> None:
+        """Refuse a request that lacks what the task needs, or has what it does not take. task: its name."""
+        check_prompt(prompt)
+        for what, given, wanted in (("image", image, self.image), ("prompt", bool(str(prompt).strip()), self.prompt)):
+            if wanted and not given:
+                raise ValueError(f"{what}: task {task!r} needs one")
+        for what, given, wanted in (("image", image, self.image), ("mask", mask, self.mask)):
+            if given and not wanted:
+                raise ValueError(f"{what}: task {task!r} takes none")
+
+
+def check_prompt(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt={shown(prompt)}: expected a text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"prompt={shown(ascii(prompt))}: expected Unicode text") from None
