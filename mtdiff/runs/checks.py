@@ -35,6 +35,10 @@ OURS = {
     **dict.fromkeys(("log_every_n_steps", "use_distributed_sampler", "enable_model_summary"), "training"),
 }
 """Lightning's arguments that a run sets itself, and the option that does."""
+TAKEN = ("accelerator", "strategy", "devices", "num_nodes", "precision", "deterministic", "benchmark", "detect_anomaly")
+"""Lightning's arguments that a run takes: where and how it computes. Its length, data and files are its own."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""In the others the weights themselves are shorter or longer, and the rates chosen do not train them."""
 LARGEST_SEED = 2**63
 SIDES = range(16, 4097, 8)
 
@@ -141,7 +145,13 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     for key, value in trainer.items():
         if key in OURS:
             raise ConfigError(f"trainer.{key}={shown(value)}: set by the run itself, from {OURS[key]}")
-    check_arguments("trainer", [a for a in signature(TRAINER) if a.name not in OURS], trainer)
+    arguments = [a for a in signature(TRAINER) if a.name in TAKEN]
+    check_arguments("trainer", arguments, {k: v for k, v in trainer.items() if k != "precision"})
+    precision, accelerator = trainer.get("precision", PRECISIONS[0]), trainer.get("accelerator")
+    if precision not in PRECISIONS:
+        raise refuse("trainer.precision", precision, PRECISIONS)
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true with trainer.accelerator=cpu")
 
 
 def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
@@ -156,12 +166,16 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
         both = " and ".join(f"{key}={side}" for key, side in sides(plain).items())
         raise ConfigError(f"{both}: expected the same side for both")
     import lightning
+    import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from mtdiff.training.parallel import trainer_arguments
 
     for node in (plain["method"], plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
+    accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")
+    if precision == "16-mixed" and accelerator == "auto" and not torch.accelerator.is_available():
+        raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true where there is no GPU")
     try:
         lightning.Trainer(
             **trainer_arguments(plain["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False

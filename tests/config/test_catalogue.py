@@ -34,6 +34,9 @@ from mtdiff.runs.model import Model
 
 ROOT = Path(__file__).parents[2]
 
+WEIGHTS = ("bf16-true", "16-true", "64-true", "64", "bf16", "16", "transformer-engine")
+UNTAKEN = ("fast_dev_run=true", "overfit_batches=1", "limit_train_batches=2", "max_time=00:00:00:10", "min_steps=5")
+UNTAKEN += ("barebones=true", "plugins=[]", "inference_mode=false", "reload_dataloaders_every_n_epochs=1")
 CONFIGURATIONS: list[tuple[str, list[str]]] = [
     ("method=foo", ["method=foo", "dtr", "mtu"]),
     ("backbone=sd9", ["backbone=sd9", "nano"]),
@@ -113,6 +116,10 @@ CONFIGURATIONS: list[tuple[str, list[str]]] = [
     ("run_dir=/dev/null/run", ["run_dir=/dev/null/run", "/dev/null is a file"]),
     ("packages=yours", ["packages=yours", "a list"]),
     ("packages=[1]", ["packages=[1]", "Python packages"]),
+    ("trainer.precision=8", ["trainer.precision=8", "32-true, bf16-mixed, 16-mixed"]),
+    *((f"trainer.precision={p}", [f"trainer.precision={p}", "32-true, bf16-mixed"]) for p in WEIGHTS),
+    ("trainer.accelerator=cpu trainer.precision=16-mixed", ["trainer.precision=16-mixed", "bf16-mixed or 32-true"]),
+    *((f"+trainer.{a}", [f"trainer.{a.partition('=')[0]}", "no such option", "strategy"]) for a in UNTAKEN),
     ("progress=perhaps", ["progress=perhaps", "true or false"]),
     ("logger.wandb=maybe", ["logger.wandb=maybe", "true or false"]),
     ("logger.tags=one", ["logger.tags=one", "a list"]),
@@ -153,7 +160,6 @@ CONSTRUCTORS: list[tuple[str, list[str]]] = [
     ("task.super_resolution.scale=3", ["scale=3", "2 or 4"]),
     ("task.inpaint.removal=2", ["removal=2", "[0, 1]"]),
     ("data.size=128", ["backbone.size=64", "data.size=128", "the same side"]),
-    ("trainer.precision=8", ["trainer", "8"]),
     ("trainer.accelerator=warp", ["trainer", "warp"]),
     ("trainer.strategy=luck", ["trainer", "luck"]),
 ]
