@@ -20,6 +20,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NO_LINK, NO_WAIT, FOLDER = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"))
 BY_HANDLE = NO_LINK != 0 and {os.open, os.mkdir, os.rename, os.unlink} <= os.supports_dir_fd
 LINKED = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # of opening a link (EMLINK on BSD), or a pipe that nobody reads
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of this process, as launchers tell it
 UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be told to flush
 
 
@@ -179,7 +180,7 @@ def find_user_cache() -> Path:
 
 def first_process() -> bool:
     """Whether this is rank 0 of a run, told by its environment as the launchers set it."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (os.environ.get(name) for name in RANKS)
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 

@@ -4,6 +4,7 @@
 """
 
 import ast
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from mtdiff.config.schema import Argument, check_arguments, construct, finite, nearest, refuse, signature
 from mtdiff.data.shares import cycle_counts
 from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, reason, shown
+from mtdiff.files import RANKS, check_folder, reason, shown
 
 SHAPE: dict[str, Any] = {
     **dict.fromkeys(("task", "weights", "training", "sampling", "evaluation", "logger", "trainer"), dict),
@@ -78,6 +79,7 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
             raise ConfigError(f"packages=[{shown(package)}]: expected names of Python packages")
     check_logger(plain["logger"], logger)
     check_trainer(plain["trainer"])
+    check_launcher(plain["trainer"], os.environ)
     check_speed(plain["speed"], plain["trainer"])
     if plain["training"].get("optimizer") == "adamw_8bit" and plain["trainer"].get("accelerator") == "cpu":
         raise ConfigError("training.optimizer=adamw_8bit: expected trainer.accelerator=gpu, or adamw on a CPU")
@@ -152,6 +154,21 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise refuse("trainer.precision", precision, PRECISIONS)
     if precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true with trainer.accelerator=cpu")
+
+
+def check_launcher(trainer: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Refuse what a launcher of several processes has left in the environment of a run of one.
+
+    Such a process would take itself for another rank, and leave what the first one writes to nobody.
+    """
+    if (trainer.get("devices", 1), trainer.get("num_nodes", 1)) != (1, 1):
+        return
+    interactive = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")  # where Lightning looks no further
+    expected = {**dict.fromkeys(RANKS, "0"), **({} if interactive else {"SLURM_NTASKS": "1"})}
+    for name, value in expected.items():
+        if environment.get(name, value) != value:
+            several = "a launcher of several processes, and this run has one (trainer.devices=1)"
+            raise ConfigError(f"{name}={shown(environment[name])}: is of {several}; unset {name}")
 
 
 def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:

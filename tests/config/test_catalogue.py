@@ -479,7 +479,7 @@ SAMPLES: list[tuple[list[str], list[str]]] = [
     (["task=edit", "out=x.png", "image_guidance=-inf"], ["image_guidance=-inf", "finite"]),
     (["task=edit", "out=x.exe"], ["out=x.exe", ".png"]),
     (["task=edit", "out=/nowhere/at/all/x.png"], ["out=/nowhere/at/all/x.png", "no folder"]),
-    (["task=edit", "out=x.png", "device=warp", "prompt=x"], ["device=warp"]),
+    (["task=text_to_image", "out=x.png", "device=warp", "prompt=x"], ["device=warp"]),
     (["task=text_to_image", "out=x.png"], ["prompt", "needs one"]),
 ]
 
