@@ -110,6 +110,11 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
 
+def to_double(x: Tensor) -> Tensor:
+    """The same numbers as float64, on the CPU where the device knows none (Apple's GPUs)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 @dataclass(frozen=True)
 class Text:
     """Encoded prompts. tokens (B, L, D); extra: what else the backbone reads, each with B first (pooled text, ...)."""

@@ -26,7 +26,8 @@ class Diffusion:
         self.flow = self.prediction == "flow_prediction"
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"scheduler.prediction_type={self.prediction!r}: expected one of {', '.join(PREDICTIONS)}")
-        self.alphas = None if self.flow else scheduler.alphas_cumprod.double()
+        alphas = None if self.flow else scheduler.alphas_cumprod.double()
+        self.levels = None if alphas is None else torch.stack([alphas.sqrt(), (1 - alphas).sqrt()]).float()  # (2, T)
 
     def times(self, number: int, generator: torch.Generator | None = None, shift: float = 1.0) -> Tensor:
         """Training times (B,): whole numbers in [0, T), for flows real ones in (0, T].
@@ -42,11 +43,11 @@ class Diffusion:
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise level at times t, each (B, 1, 1, 1) float32."""
-        if self.alphas is None:
+        if self.levels is None:
             sigma = (t.float() / self.steps).view(-1, 1, 1, 1)
             return 1 - sigma, sigma
-        a = self.alphas.to(t.device)[t].view(-1, 1, 1, 1)
-        return a.sqrt().float(), (1 - a).sqrt().float()
+        signal, level = self.levels.to(t.device)[:, t]
+        return signal.view(-1, 1, 1, 1), level.view(-1, 1, 1, 1)
 
     def noisy(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """(B, C, h, w): signal * latent + noise level * noise."""

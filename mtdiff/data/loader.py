@@ -16,6 +16,7 @@ from mtdiff.errors import RunError
 from mtdiff.types import Batch, Example
 
 log = logging.getLogger(__name__)
+CHILD: signal.Signals | None = getattr(signal, "SIGCHLD", None)  # Windows has none
 MOST = 3  # deaths in a row without a batch between
 START = "fork" if sys.platform == "linux" else None
 """How loader processes start. Python's choice on Linux from 3.14 on, a fork server, would be their parent in the place
@@ -69,9 +70,9 @@ class SteadyLoader:
         seeds = torch.Generator()  # of its own: the run's random states do not depend on when workers start
         loader = DataLoader(self.examples, batch_sampler=sampler, generator=seeds, **self.how)
         batches: Iterator[Any] = iter(loader)
-        if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
+        if loader.num_workers == 0 or CHILD is None or threading.current_thread() is not threading.main_thread():
             return batches, None
-        return batches, signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches, signal.signal(CHILD, signal.SIG_DFL)
 
 
 def tells_of_death(error: Exception) -> bool:
@@ -90,11 +91,11 @@ def heard(handler: Any) -> Iterator[None]:
     torch's handler of SIGCHLD would raise at any point of the program. Elsewhere a death is not noticed; it is found
     when the next batch is waited for.
     """
-    if handler is None:
+    if handler is None or CHILD is None:
         yield
         return
-    signal.signal(signal.SIGCHLD, handler)
+    signal.signal(CHILD, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(CHILD, signal.SIG_DFL)

@@ -119,14 +119,15 @@ class Canvas(Layout):
         """What `beside` says of the samples with a source and `alone` of the others, in the order of the batch."""
         if condition.mask.is_meta:  # no values to look at: costs are counted for samples with a source
             return beside(torch.arange(len(condition.mask), device="meta"))
-        given = has_source(condition)
+        device, given = condition.mask.device, has_source(condition).cpu()  # on a GPU the one wait of a call
         parts, places, nothing = [], [], condition.mask.new_zeros(())
-        for call, rows in ((beside, given.nonzero().flatten()), (alone, (~given).nonzero().flatten())):
+        for call, chosen in ((beside, given), (alone, ~given)):
+            rows = chosen.nonzero().flatten().to(device)
             if len(rows):
                 parts.append(call(rows))
                 places.append(rows)
             elif self.equally:  # both calls, always; this one's prediction counts nothing
-                nothing = nothing + 0 * call(given.new_zeros(1, dtype=torch.long)).sum()
+                nothing = nothing + 0 * call(torch.zeros(1, dtype=torch.long, device=device)).sum()
         return torch.cat(parts)[torch.cat(places).argsort()] + nothing
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mtdiff.types import to_double
+
 RangeMistake = Literal["raise", "warn", "ignore"]
 TOLERANCE = 1e-3  # how far outside [-1, 1] rounding may carry a picture
 MAX_PSNR = 100.0
@@ -41,7 +43,7 @@ def check_pictures(images: Tensor, name: str, range_mistake: RangeMistake = "war
 
 def _unit(images: Tensor) -> Tensor:
     """[-1, 1] -> [0, 1] in float64, clipped."""
-    return (images.double().clamp(-1, 1) + 1) / 2
+    return (to_double(images).clamp(-1, 1) + 1) / 2
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Judge(nn.Module):
         if not isinstance(measure, PerExample):
             raise ValueError(f"metric {metric!r}: {measure.name} is one number of a whole set, not one per example")
         self._check(outputs, batch)
-        return measure.scores(outputs, batch, self.parts).double().cpu()
+        return measure.scores(outputs, batch, self.parts).cpu().double()
 
     def _check(self, outputs: Tensor, batch: Batch) -> None:
         if outputs.shape != batch.target.shape:

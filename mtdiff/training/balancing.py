@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.rng import numpy_rng
+from mtdiff.types import to_double
 
 
 class Weighting(nn.Module, ABC):
@@ -125,7 +126,7 @@ def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Compute the inner products of the tasks' gradients, (T, T) float64."""
     gram = torch.zeros(len(per_task), len(per_task), dtype=torch.float64)
     for column in zip(*per_task, strict=True):
-        reached = [(k, g.flatten().double()) for k, g in enumerate(column) if g is not None]
+        reached = [(k, to_double(g.flatten())) for k, g in enumerate(column) if g is not None]
         if reached:
             rows, flat = [k for k, _ in reached], torch.stack([g for _, g in reached])
             gram[torch.tensor(rows)[:, None], rows] += (flat @ flat.T).cpu()

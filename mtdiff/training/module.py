@@ -140,7 +140,9 @@ class MultiTaskModule(lightning.LightningModule):
         """Log the validation error, where an example counts once, whichever process has seen it and however often."""
         task, errors = zip(*merge_rows(self._validated).values(), strict=True)
         ids, values = torch.tensor(task), torch.tensor(errors, dtype=torch.float64)
-        sums = (sum_per_task(v, ids, len(self.tasks)).to(self.device) for v in (values, torch.ones_like(values)))
+        sums = (
+            sum_per_task(v, ids, len(self.tasks)).float().to(self.device) for v in (values, torch.ones_like(values))
+        )
         self.log_losses("validation", *sums)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

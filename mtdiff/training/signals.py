@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from mtdiff.errors import Interrupted
 
-ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SIGUSR1: SLURM's warning before it takes the machine
+NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")  # SIGUSR1: SLURM's warning before it takes the machine; Windows has none
+ENDING = tuple(signal.Signals[name] for name in NAMES if name in signal.Signals.__members__)
 
 
 class Signals:
