@@ -1,4 +1,4 @@
-"""Write one task of a trained run as an ordinary diffusers pipeline folder.
+"""Write one task of a trained run as an ordinary diffusers pipeline folder, with a model card.
 
 python experiments/export.py run=runs/<name> task=edit out=<folder>
 
@@ -17,11 +17,14 @@ def main(arguments: list[str]) -> None:
     out = check_folder("out", given["out"])
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={shown(out)}: expected an empty folder, or none there")
-    _, options = read_run(given)
+    about, options = read_run(given)
+    from mtdiff.runs.card import write_card
     from mtdiff.runs.export import export_pipeline
     from mtdiff.runs.load import load_run
 
-    name = export_pipeline(load_run(given["run"], **options), given["task"], out)
+    model = load_run(given["run"], **options)
+    name = export_pipeline(model, given["task"], out)
+    write_card(out, about, given["task"], model.takes[given["task"]], name)
     print(f'{out}: diffusers.{name}.from_pretrained("{out}")')
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mtdiff.backbones.stable_diffusion import StableDiffusion
+from mtdiff.errors import RunError
+from mtdiff.files import hide_loading_bars, reason, shown
 from mtdiff.methods.base import CannotFold
 from mtdiff.model.sampling import make_scheduler
-from mtdiff.runs.model import Model, Takes
+from mtdiff.runs.model import Model
+from mtdiff.tasks.takes import Takes
 
 
 def pipeline_name(takes: Takes) -> str:
@@ -61,7 +65,11 @@ def export_pipeline(model: Model, task: str, out: str | Path) -> str:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(out)
+    try:
+        with hide_loading_bars():
+            pipeline.save_pretrained(out)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"out={shown(out)}: cannot be written ({reason(error)}); what is there is not whole") from None
     return name
 
 

@@ -1,0 +1,106 @@
+"""The card of an exported pipeline: what it says is the run's, and its snippet draws what the run draws."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import export
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from run_folders import make_run
+
+from mtdiff import load_run
+from mtdiff.model.sampling import Guidance
+from mtdiff.results.record import Result, Row
+from mtdiff.types import Batch
+
+GUIDANCE = {"text_to_image": {"text": 3.0}, "edit": {"image": 1.5, "text": 2.5}, "inpaint": {"image": 1.5, "text": 2.0}}
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run with a result beside its adapter."""
+    folder = make_run(tmp_path_factory.mktemp("card") / "run")
+    about = json.loads((folder / "adapter.json").read_text())
+    about["sampling"] = {"sampler": "ddim", "steps": 4, "guidance": GUIDANCE}
+    (folder / "adapter.json").write_text(json.dumps(about))
+    rows = [Row("edit", "lpips_alex", "lower", 0.25, 64, 0.2, 0.3)]
+    rows.append(Row("edit", "psnr", "higher", 9.5, 64, 9, 10, "copy"))
+    rows.append(Row("edit", "fd", "lower", None, 0, None, None, reason="[a](http://b) <img src=x>"))
+    config = {"data": {"_target_": "mtdiff.data.emoji.source.EmojiSource"}}
+    Result("mtu", "nano", "emoji", ["edit"], 3, config=config, steps=480, rows=rows).save(folder / "result.json")
+    return folder
+
+
+def write(run: Path, task: str, out: Path) -> str:
+    """The card of a task, exported as the command does it."""
+    export.main([f"run={run}", f"task={task}", f"out={out}"])
+    return (out / "README.md").read_text()
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+
+
+def test_a_card_tells_the_run_and_its_rows(run: Path, tmp_path: Path) -> None:
+    card = write(run, "edit", tmp_path / "out")
+    for words in (
+        "mtdiff.methods.mtu.MTU",
+        "480 steps",
+        "seed 3",
+        "ddim, 4 steps",
+        "16 px",
+        "Noto Emoji",
+        "Apache-2.0",
+    ):
+        assert word in card, word
+    assert "| this one | lpips_alex | lower | 0.25 | 0.2 to 0.3 | 64 |" in card
+    assert "| copy | psnr | higher | 9.5 | 9 to 10 | 64 |" in card
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "NOTICE.md", "LICENSE", "unet"}
+
+
+def test_foreign_text_in_a_card_is_text(run: Path, tmp_path: Path) -> None:
+    card = write(run, "edit", tmp_path / "out")
+    assert "<img" not in card
+    assert "[a](" not in card
+
+
+def test_a_run_without_a_result_says_so(tmp_path: Path) -> None:
+    card = write(make_run(tmp_path / "run"), "edit", tmp_path / "out")
+    assert "not known: the run's result.json is not there" in card
+    assert "Not known: no `result.json`" in card
+
+
+@pytest.mark.parametrize("task", ["text_to_image", "edit", "super_resolution", "inpaint"])
+def test_the_snippet_draws_what_the_run_draws(
+    task: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the run is judged, known pixels held and pasted; but for the image guidance that one pipeline lacks."""
+    card = write(run, task, tmp_path / "out")
+    snippet = card.split("```python")[1].split("```")[0].replace("what to draw", "noto, crab")
+    monkeypatch.chdir(tmp_path / "out")
+    image, hole = picture(0), np.zeros((SIDE, SIDE), dtype=np.uint8)
+    hole[4:12, 2:10] = 255  # on the grid of the latents
+    image.save("in.png")
+    Image.fromarray(hole).save("mask.png")
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "snippet", "exec"), names)
+
+    model = load_run(run)
+    painter, takes = model.painter, model.takes[task]
+    mask = torch.from_numpy(hole).float()[None, None] / 255 if takes.mask else torch.zeros(1, 1, SIDE, SIDE)
+    mask = mask if takes.image else torch.ones_like(mask)
+    source = (torch.from_numpy(np.asarray(image)).float().permute(2, 0, 1)[None] / 127.5 - 1) * (1 - mask)
+    prompts, ids = ["noto, crab" if takes.prompt else ""], torch.tensor([list(model.tasks).index(task)])
+    batch = Batch(source, source, mask, prompts, ids, [""], [""], [""], [0])
+    noise = torch.randn(1, *painter.denoiser.backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    if task == "inpaint":
+        painter = replace(painter, guidance={task: Guidance(1.0, 2.0)})
+        assert "The pipeline has no image guidance" in card
+    ours = (painter.draw(batch, noise)[0].permute(1, 2, 0) + 1).numpy() / 2
+    theirs = np.asarray(Image.open("out.png")).astype(float) / 255
+    assert np.abs(ours - theirs).max() <= 1.5 / 255
