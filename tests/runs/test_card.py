@@ -57,7 +57,7 @@ def test_a_card_tells_the_run_and_its_rows(run: Path, tmp_path: Path) -> None:
         "Noto Emoji",
         "Apache-2.0",
     ):
-        assert word in card, word
+        assert words in card, words
     assert "| this one | lpips_alex | lower | 0.25 | 0.2 to 0.3 | 64 |" in card
     assert "| copy | psnr | higher | 9.5 | 9 to 10 | 64 |" in card
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "NOTICE.md", "LICENSE", "unet"}
