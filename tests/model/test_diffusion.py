@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from mtdiff.backbones.diffusion import Diffusion
-from mtdiff.model.sampling import Guidance, guide, make_scheduler, sample
+from mtdiff.model.sampling import SAMPLERS, Guidance, guide, make_scheduler, sample, set_times
 from mtdiff.types import Condition, Text
 
 
@@ -124,3 +124,52 @@ def test_samplers_find_a_gaussian_mean(name: str, steps: int) -> None:
 def test_unknown_sampler_is_named() -> None:
     with pytest.raises(ValueError, match=r"sampling.sampler='euler'.*ddim, dpm\+\+"):
         make_scheduler("euler", DDIMScheduler())
+
+
+SCHEDULES = {
+    f"{spacing}, offset {offset}, {kind}": {"timestep_spacing": spacing, "steps_offset": offset, **options}
+    for spacing in ("leading", "linspace", "trailing")
+    for offset in (0, 1)
+    for kind, options in {
+        "epsilon": {"prediction_type": "epsilon"},
+        "v": {"prediction_type": "v_prediction"},
+        "zero terminal SNR": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        "alpha to one": {"prediction_type": "epsilon", "set_alpha_to_one": True},
+    }.items()
+}
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+STEPS = (1, 2, 3, 61, 999, 1000)
+
+
+ONE = Condition(torch.zeros(1, 2, 2, 2), torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 1), torch.zeros(1).long())
+GUIDED = guide(ONE, Text(torch.zeros(1, 1, 1)), [Guidance()])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name.endswith("epsilon")])
+def test_every_number_of_steps_has_times(schedule: str, name: str) -> None:
+    """As many as steps, each within the schedule, and falling."""
+    scheduler = make_scheduler(name, DDIMScheduler(**BETAS, **SCHEDULES[schedule]))
+    for steps in range(1, 1001):
+        set_times(scheduler, steps, torch.device("cpu"))
+        times = scheduler.timesteps
+        assert len(times) == steps
+        assert 0 <= times[-1] <= times[0] < 1000
+        assert steps == 1 or (times.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_draws_in_any_number_of_steps(schedule: str, name: str) -> None:
+    base = DDIMScheduler(**BETAS, **SCHEDULES[schedule])
+    for steps in STEPS:
+        drawn = sample(lambda x, t, c: 0.1 * x, make_scheduler(name, base), GUIDED, torch.randn(1, 2, 2, 2), steps)
+        assert drawn.isfinite().all(), steps
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_every_number_of_steps_of_a_flow_draws(shift: float) -> None:
+    base = FlowMatchEulerDiscreteScheduler(shift=shift)
+    for steps in STEPS:
+        drawn = sample(lambda x, t, c: 0.1 * x, make_scheduler("ddim", base), GUIDED, torch.randn(1, 2, 2, 2), steps)
+        assert drawn.isfinite().all(), steps
