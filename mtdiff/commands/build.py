@@ -1,14 +1,18 @@
 """The objects of a run, from its checked configuration; nothing below sees the configuration itself."""
 
+import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from mtdiff.config.schema import construct
+from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.results.phases import Phases
 from mtdiff.runs.adapter import started
+
+WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 if TYPE_CHECKING:
     from mtdiff.backbones.base import Backbone
@@ -61,7 +65,7 @@ def build_experiment(
         trivial=trivial,
         judge=construct(plain["metrics"]).judge(),
         untouched=untouched,
-        wandb=read_wandb_options(plain, folder) if plain["logger"]["wandb"] else None,
+        wandb=read_wandb_options(plain, folder),
         phases=phases or Phases(shown=False),
         patience=float(plain["logger"]["patience"]),
         base=lambda: construct(plain["backbone"]),
@@ -114,17 +118,38 @@ def open_cache(where: str | None, backbone: "Backbone", plain: Mapping[str, Any]
     return None if cache is None else CachedEncoder(backbone, cache, grows=True)
 
 
-def read_wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What Weights & Biases is started with: offline where there is no account, or where WANDB_MODE says so."""
+def find_wandb_mode(environment: Mapping[str, str]) -> str:
+    """What WANDB_MODE says, or else online where there is a key for its host, and offline without one."""
+    if mode := environment.get("WANDB_MODE"):
+        if mode not in WANDB_MODES:
+            raise refuse("WANDB_MODE", mode, WANDB_MODES)
+        return WANDB_MODES[mode]
+    return "online" if environment.get("WANDB_API_KEY") or has_netrc_entry(environment) else "offline"
+
+
+def has_netrc_entry(environment: Mapping[str, str]) -> bool:
+    """Whether the user's `.netrc` has a key for the host of Weights & Biases; others' do not count."""
+    host = urlsplit(environment.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        path = Path(environment["NETRC"]) if environment.get("NETRC") else Path.home() / ".netrc"
+        found = netrc.netrc(path).hosts.get(host)
+    except (OSError, RuntimeError, netrc.NetrcParseError, UnicodeDecodeError):  # none, no home, not one
+        return False
+    return found is not None and bool(found[2])
+
+
+def read_wandb_options(plain: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What Weights & Biases is started with, or None where it is not asked for, or disabled."""
     logger = plain["logger"]
-    known = os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()
-    offline = os.environ.get("WANDB_MODE") == "offline" or not known
+    mode = find_wandb_mode(os.environ) if logger["wandb"] else "disabled"
+    if mode == "disabled":
+        return None
     tags = [plain["method"]["_target_"].rpartition(".")[2], *plain["tasks"], *logger["tags"]]
     return {
         "project": logger["project"],
         "group": logger["group"],
         "tags": tags,
         "name": folder.name,
-        "offline": offline,
+        "offline": mode == "offline",
         "config": dict(plain),
     }
