@@ -37,13 +37,13 @@ def main(arguments: list[str]) -> int | None:
         return run_suite(arguments, [sys.executable, __file__])
     import hydra
 
-    from mtdiff.commands.compose import CONFIGS, Call, check_call, sweep_folder
+    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, sweep_folder
 
     call = Call.parse(arguments)
     if not call.shows:
         check_call(call)
     with sweep_folder(call) as own:
-        sys.argv = [sys.argv[0], *arguments, *own]
+        sys.argv = [sys.argv[0], *order_arguments(arguments, call.overrides), *own]
         hydra.main(version_base=None, config_path=str(CONFIGS), config_name="config")(run_job)()
     return None
 

@@ -60,6 +60,14 @@ class Call:
         )
 
 
+def order_arguments(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Flags first, then overrides: Hydra's parser takes overrides in one piece only."""
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*flags, *overrides]
+
+
 @contextmanager
 def composer(call: Call = Call()) -> Iterator[None]:
     """Hydra, set up for `compose_run` while the context lasts."""

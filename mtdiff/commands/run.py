@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +59,6 @@ def refuse_another(folder: Path, plain: Mapping[str, Any]) -> None:
             raise ConfigError(f"run_dir={folder}: holds a run with another `{name}`; choose another folder")
 
 
-def quiet_libraries() -> None:
-    """Silence what libraries say of themselves on the terminal: advertisements, what a user of theirs should do."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for message in (r".*treespec, LeafSpec.*", r".*module\(s\) in eval mode.*", r".*does not have many workers.*"):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") -> None:
     """Check a composed configuration, take its folder alone, and run what is not complete there."""
     plain = check_configuration(config)
@@ -92,7 +80,6 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
         if earlier.status == "complete":
             announce(earlier, folder, "complete already")
             return
-    quiet_libraries()
     phases = Phases(shown=plain["progress"] and first_process())
     with phases.start("load"):
         check_constructors(plain)

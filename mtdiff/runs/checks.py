@@ -4,7 +4,9 @@
 """
 
 import ast
+import logging
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -177,8 +179,19 @@ def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
         raise ConfigError("speed.fused=true: expected false, or trainer.precision=bf16-mixed in place of 16-mixed")
 
 
+def quiet_libraries() -> None:
+    """Silence what libraries say of themselves on the terminal: advertisements, what a user of theirs should do."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for message in (r".*treespec, LeafSpec.*", r".*module\(s\) in eval mode.*", r".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def check_constructors(plain: Mapping[str, Any]) -> None:
     """Construct what needs no weights, and drop it: method, balancing, tasks, Lightning's Trainer. Imports torch."""
+    quiet_libraries()
     if len(set(sides(plain).values())) > 1:
         both = " and ".join(f"{key}={side}" for key, side in sides(plain).items())
         raise ConfigError(f"{both}: expected the same side for both")
