@@ -17,7 +17,8 @@ from typing import Any
 
 from mtdiff.commands.arguments import parse_options, read_packages
 from mtdiff.commands.command import run_command
-from mtdiff.config.schema import check, check_arguments, construct, refuse, signature
+from mtdiff.config.schema import check, check_arguments, construct, refuse
+from mtdiff.config.signatures import signature
 from mtdiff.files import read_yaml, shown, within
 from mtdiff.runs.adapter import about_of, check_flat
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mtdiff.config.schema import PACKAGES, check_arguments, refuse, signature
+from mtdiff.config.schema import check_arguments, refuse
+from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, shown
 

@@ -19,8 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtdiff.config.schema import PACKAGES, SECTIONS, check, check_arguments, construct, nearest, refuse, signature
+from mtdiff.config.schema import SECTIONS, check, check_arguments, construct, nearest, refuse
 from mtdiff.config.settings import Settings
+from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.errors import ConfigError
 from mtdiff.files import shown
 from mtdiff.runs.adapter import started

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
-from mtdiff.config.schema import fill_defaults, strip_defaults
+from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
 from mtdiff.results.phases import Phases

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtdiff.config.schema import fill_defaults
+from mtdiff.config.defaults import fill_defaults
 from mtdiff.results.record import Result
 
 JUDGED_BY = ("data", "metrics", "evaluation.split", "evaluation.per_task", "evaluation.seed")

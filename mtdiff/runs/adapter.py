@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from mtdiff.config.schema import PACKAGES, check, check_arguments, fill_defaults, signature
+from mtdiff.config.defaults import fill_defaults
+from mtdiff.config.schema import check, check_arguments
 from mtdiff.config.settings import Sampling
+from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.files import check_header, read_json, shown, within
 from mtdiff.runs.checks import check_sizes, check_tasks
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from mtdiff.config.schema import Argument, check_arguments, construct, finite, nearest, refuse, signature
+from mtdiff.config.annotations import finite
+from mtdiff.config.schema import check_arguments, construct, nearest, refuse
+from mtdiff.config.signatures import Argument, signature
 from mtdiff.data.shares import cycle_counts
 from mtdiff.errors import ConfigError
 from mtdiff.files import RANKS, check_folder, reason, shown

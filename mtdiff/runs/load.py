@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.config.schema import PACKAGES, construct
+from mtdiff.config.schema import construct
 from mtdiff.config.settings import Sampling
+from mtdiff.config.signatures import PACKAGES
 from mtdiff.files import check_header, reason, shown
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter

@@ -8,7 +8,9 @@ import pytest
 from whole_runs import composed
 
 from mtdiff.commands.run import hash_configuration
-from mtdiff.config.schema import check, fill_defaults, signature, strip_defaults
+from mtdiff.config.defaults import fill_defaults, strip_defaults
+from mtdiff.config.schema import check
+from mtdiff.config.signatures import signature
 from mtdiff.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mtdiff.config.schema import SECTIONS, signature
+from mtdiff.config.schema import SECTIONS
+from mtdiff.config.signatures import signature
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 CHOSEN = {  # for the shipped base, whose runs take minutes: no default of a class

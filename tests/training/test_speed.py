@@ -15,8 +15,9 @@ from torch import nn
 from whole_runs import composed
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.config.schema import check_arguments, signature
+from mtdiff.config.schema import check_arguments
 from mtdiff.config.settings import Speed, Training
+from mtdiff.config.signatures import signature
 from mtdiff.errors import ConfigError, RunError
 from mtdiff.methods.mtu import MTU
 from mtdiff.model.denoiser import Denoiser
