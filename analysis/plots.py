@@ -27,7 +27,8 @@ from mtdiff.results.intervals import Interval, seed_interval
 from mtdiff.results.render import ARROWS, STYLE, html_body, large
 from mtdiff.results.samples import read_grid
 from mtdiff.results.study import Run, Study, read
-from mtdiff.results.table import Cell, Column, Line, only, summarise
+from mtdiff.results.summary import summarise
+from mtdiff.results.table import Cell, Column, Line, only
 from mtdiff.results.variants import methods, options, select_ablation, select_main
 
 COMMITTED = str(Path(__file__).resolve().parents[1] / "experiments" / "results" / "**" / "*.json")

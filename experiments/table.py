@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     from baselines.published_numbers import aside
     from mtdiff.commands.arguments import override_defaults, read_switch
     from mtdiff.results.record import find
-    from mtdiff.results.table import summarise_found
+    from mtdiff.results.summary import summarise_found
     from mtdiff.results.write import select_columns, write_tables
 
     options = override_defaults(arguments, DEFAULTS)

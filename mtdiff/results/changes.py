@@ -36,7 +36,7 @@ def rows_by_seed(runs: Iterable[Run], column: Column) -> dict[int, Row]:
 
 
 def difference(a: Mapping[int, Row], b: Mapping[int, Row], direction: Direction) -> Interval | None:
-    """a - b over the seeds that both have, turned so that positive is better: by `comparison.paired` where every
+    """a - b over the seeds that both have, turned so that positive is better: by the paired test where every
     example has a score, else by the differences of the seeds."""
     seeds = [seed for seed in a if seed in b]
     sign = 1.0 if direction == "higher" else -1.0

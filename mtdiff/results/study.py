@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mtdiff.results.grouping import is_volatile
 from mtdiff.results.protocol import commonest, every_option, protocol, unlike
 from mtdiff.results.record import Found, Result, Row, find
 from mtdiff.results.samples import find_grid
-from mtdiff.results.table import VOLATILE, Column
+from mtdiff.results.table import Column
 
 RATE = "training.lr"
 OWN = ("training.steps", "training.cache", RATE)
@@ -94,10 +95,6 @@ def identity(result: Result) -> str:
     """Equal for two files of the same run."""
     options = {k: v for k, v in every_option(result).items() if not is_volatile(k) or k == "seed"}
     return repr((result.method, result.backbone, result.data, result.tasks, result.seed, sorted(options.items())))
-
-
-def is_volatile(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in VOLATILE)
 
 
 def setup(result: Result) -> dict[str, Any]:

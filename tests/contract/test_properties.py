@@ -22,7 +22,7 @@ from mtdiff.files import read_json, read_yaml, shown
 from mtdiff.methods.layout import Canvas, ChannelConcat, Layout
 from mtdiff.results.record import Result, Row
 from mtdiff.results.schema import LARGEST
-from mtdiff.results.table import summarise
+from mtdiff.results.summary import summarise
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.degradations import Bicubic, RealESRGAN
 from mtdiff.tasks.edit import Edit

@@ -36,7 +36,7 @@ from mtdiff.files import read_yaml
 from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result, Row
 from mtdiff.results.render import html, latex, markdown
-from mtdiff.results.table import summarise
+from mtdiff.results.summary import summarise
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.load import build_denoiser, build_tasks, load_run, read_adapter
 from mtdiff.training.checkpoints import WholeFiles, find_newest, read_random_state

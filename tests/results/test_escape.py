@@ -11,7 +11,7 @@ import pytest
 from mtdiff.results.escape import escape_html, escape_latex, escape_markdown, escape_terminal
 from mtdiff.results.record import Result, Row
 from mtdiff.results.render import Aside, html, latex, markdown
-from mtdiff.results.table import summarise
+from mtdiff.results.summary import summarise
 from mtdiff.results.terminal import announce
 
 HOSTILE = (

@@ -21,8 +21,10 @@ from mtdiff.results import record as module
 from mtdiff.results.encoding import strip_machine, write_lines
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import paired
+from mtdiff.results.ranking import worse_for_sure
 from mtdiff.results.record import Result, Row, describe_schema, find
-from mtdiff.results.table import Cell, Column, summarise, worse_for_sure
+from mtdiff.results.summary import summarise
+from mtdiff.results.table import Cell, Column
 
 SCRIPT = Path(__file__).parents[2] / "experiments/table.py"
 

@@ -1,0 +1,57 @@
+"""Which line of a column is best, and which are not significantly worse than it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mtdiff.results.intervals import Interval
+from mtdiff.results.paired import paired
+from mtdiff.results.record import Direction
+from mtdiff.results.table import Cell, Column, Line
+
+
+def worse_for_sure(cell: Interval, best: Interval, direction: Direction) -> bool | None:
+    """Does the interval of the difference leave out zero? None where an interval is missing.
+
+    The two intervals are joined as independent ones (Zou & Donner, Statistics in Medicine 2008). On shared examples
+    that is conservative; `mtdiff.results.paired` finds more differences, where the results carry the scores themselves.
+    """
+    if cell.low is None or cell.high is None or best.low is None or best.high is None:
+        return None
+    if direction == "higher":
+        return best.value - cell.value > math.hypot(best.value - best.low, cell.high - cell.value)
+    return cell.value - best.value > math.hypot(best.high - best.value, cell.value - cell.low)
+
+
+def rank_lines(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
+    """Mark the best of each column that at least two lines have, and those not significantly worse."""
+    ranked = [rank_column([line.cells[i] for line in lines], column) for i, column in enumerate(columns)]
+    return [replace(line, cells=[column[i] for column in ranked]) for i, line in enumerate(lines)]
+
+
+def rank_column(cells: Sequence[Cell], column: Column) -> list[Cell]:
+    intervals = [cell.interval for cell in cells if cell.interval is not None]
+    if len(intervals) < 2:
+        return list(cells)
+    sign = 1 if column.direction == "higher" else -1
+    first = max(intervals, key=lambda interval: sign * interval.value)
+    best = next(cell for cell in cells if cell.interval is first)
+
+    def marked(cell: Cell) -> Cell:
+        if cell.interval is None:
+            return cell
+        if cell.interval.value == first.value:
+            return replace(cell, best=True)
+        return replace(cell, tied=is_worse(cell, best, column.direction) is False)
+
+    return [marked(cell) for cell in cells]
+
+
+def is_worse(cell: Cell, best: Cell, direction: Direction) -> bool | None:
+    """By the paired test on the same examples where there are scores, else by the intervals."""
+    found = paired(cell.scores, best.scores)
+    if found is not None:
+        return found.p < 0.05
+    assert cell.interval is not None
+    assert best.interval is not None
+    return worse_for_sure(cell.interval, best.interval, direction)
