@@ -17,109 +17,32 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import isclose, pi
+from math import pi
 from typing import Any, final
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import j1
 
-Picture = NDArray[np.float32]
-Kernel = NDArray[np.float64]
-Pair = tuple[float, float]
-
-RESIZE_MODES = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
-LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
-
-
-# Kernels: (k, k), summing to 1
-
-
-def squared_distance(radius: int, sigmas: Pair, angle: float = 0.0) -> Kernel:
-    """C^T Sigma^-1 C on the (k, k) grid, Sigma = R diag(sigma^2) R^T (Sec. 3.1, Eq. 2 and 3).
-
-    The first sigma lies along x turned by `angle` towards y (rows grow downwards).
-    """
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    along = (np.cos(angle) * x + np.sin(angle) * y) / sigmas[0]
-    across = (np.cos(angle) * y - np.sin(angle) * x) / sigmas[1]
-    return np.asarray(along**2 + across**2)
-
-
-def gaussian_kernel(distance: Kernel, shape: float = 1.0) -> Kernel:
-    """Gaussian of a squared distance (Eq. 2), generalised by beta = `shape`; a pulse if tiny."""
-    kernel = np.exp(-0.5 * distance**shape)
-    return np.asarray(kernel / kernel.sum())
-
-
-def plateau_kernel(distance: Kernel, shape: float = 1.0) -> Kernel:
-    """1 / (1 + distance^beta), flatter on top for a larger beta = `shape` (Sec. 3.1)."""
-    kernel = 1 / (1 + distance**shape)
-    return np.asarray(kernel / kernel.sum())
-
-
-def sinc_kernel(radius: int, cutoff: float) -> Kernel:
-    """Circular low-pass at `cutoff` radians per pixel, cut to (k, k) so it rings (Sec. 3.3)."""
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    distance = np.hypot(x, y)
-    distance[radius, radius] = 1.0  # anything but 0: the centre is set to its limit below
-    kernel = cutoff * j1(cutoff * distance) / (2 * pi * distance)
-    kernel[radius, radius] = cutoff**2 / (4 * pi)
-    return np.asarray(kernel / kernel.sum())
-
-
-# Steps: picture -> picture
-
-
-def clip(image: NDArray[Any]) -> Picture:
-    """Clip to [0, 1], as float32."""
-    return np.asarray(np.clip(image, 0.0, 1.0), np.float32)
-
-
-def quantise(image: Picture) -> Picture:
-    """Round to the 256 levels of a stored picture."""
-    return np.asarray(np.rint(image * 255) / 255, np.float32)
-
-
-def blur(image: Picture, kernel: Kernel) -> Picture:
-    """Convolve with a point-symmetric (k, k) kernel, borders mirrored (Eq. 1)."""
-    return clip(cv2.filter2D(image, -1, kernel))
-
-
-def resize(image: Picture, size: tuple[int, int], mode: int) -> Picture:
-    """To `size` (height, width); of RESIZE_MODES only the first is antialiased (Sec. 3.1)."""
-    return clip(cv2.resize(image, size[::-1], interpolation=mode))
-
-
-def gaussian_noise(image: Picture, sigma: float, grey: bool, rng: np.random.Generator) -> Picture:
-    """Add white noise of `sigma` 8-bit levels, the same for all channels if `grey` (Sec. 3.1)."""
-    shape = (*image.shape[:2], 1 if grey else 3)
-    return clip(image + np.float32(sigma / 255) * rng.standard_normal(shape, np.float32))
-
-
-def poisson_noise(
-    image: Picture, scale: float, grey: bool, rng: np.random.Generator, photons: float = 256.0
-) -> Picture:
-    """Add shot noise of deviation scale * sqrt(value / photons), that of the luma if `grey`.
-
-    `photons` is the mean count at value 1: 256 for a picture that shows all 8-bit levels.
-    """
-    light = image @ LUMA if grey else image  # (H, W, 1) or (H, W, 3)
-    noise = rng.poisson(light * photons) / photons - light
-    return clip(image + scale * noise)
-
-
-def jpeg(image: Picture, quality: int) -> Picture:
-    """Through baseline JPEG with 4:2:0 chroma; quality 1 to 100 (Sec. 3.1)."""
-    bgr = np.rint(image[..., ::-1] * 255).astype(np.uint8)
-    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
-    return np.asarray(decoded[..., ::-1], np.float32) / np.float32(255)
-
-
-# Draws
+from mtdiff.tasks.corruptions import (
+    RESIZE_MODES,
+    Picture,
+    blur,
+    clip,
+    gaussian_noise,
+    jpeg,
+    poisson_noise,
+    quantise,
+    resize,
+)
+from mtdiff.tasks.kernels import Kernel, Pair, gaussian_kernel, plateau_kernel, sinc_kernel, squared_distance
+from mtdiff.tasks.requirements import (
+    require,
+    require_limits,
+    require_number,
+    require_odds,
+    require_picture,
+    require_whole,
+)
 
 
 def pick(odds: Sequence[float], rng: np.random.Generator) -> int:
@@ -153,45 +76,6 @@ def draw_mode(rng: np.random.Generator) -> int:
     return RESIZE_MODES[int(rng.integers(len(RESIZE_MODES)))]
 
 
-# Checks: one line that names the argument, its value and what is allowed
-
-
-def _require(valid: bool, name: str, value: object, allowed: str) -> None:
-    if not valid:
-        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
-
-
-def _require_number(name: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, name, value, f"a number in [{low:g}, {high:g}]")
-
-
-def _require_limits(name: str, limits: Sequence[float], low: float, high: float) -> None:
-    ordered = len(limits) == 2 and low <= limits[0] <= limits[1] <= high
-    _require(ordered, name, limits, f"two ascending numbers in [{low:g}, {high:g}]")
-
-
-def _require_odds(name: str, odds: Sequence[float], count: int) -> None:
-    valid = len(odds) == count and min(odds) >= 0 and isclose(sum(odds), 1.0, abs_tol=1e-6)
-    _require(valid, name, odds, f"{count} probabilities that sum to 1")
-
-
-def _require_whole(name: str, value: object) -> None:
-    _require(isinstance(value, int) and value >= 1, name, value, "a whole number from 1")
-
-
-def _require_picture(image: Picture, scale: int) -> None:
-    dtype = str(getattr(image, "dtype", type(image)))
-    _require(dtype == "float32", "image's dtype", dtype, "float32")
-    fits = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
-    fits = fits and not (image.shape[0] % scale or image.shape[1] % scale)
-    _require(fits, "image's shape", image.shape, f"(H, W, 3), H and W multiples of scale={scale}")
-    low, high = float(image.min()), float(image.max())
-    _require(low >= 0 and high <= 1, "image's range", (low, high), "values in [0, 1]")
-
-
-# Degradations
-
-
 @final
 @dataclass(frozen=True)
 class Stage:
@@ -216,20 +100,20 @@ class Stage:
 
     def __post_init__(self) -> None:
         for name in ("blur_prob", "sinc_prob", "gaussian_prob", "grey_prob"):
-            _require_number(name, getattr(self, name), 0, 1)
+            require_number(name, getattr(self, name), 0, 1)
         for name in ("blur_sigma", "generalised_shape", "plateau_shape", "resize_range"):
-            _require_limits(name, getattr(self, name), 1e-3, 1e3)
+            require_limits(name, getattr(self, name), 1e-3, 1e3)
         for name in ("noise_sigma", "poisson_scale"):
-            _require_limits(name, getattr(self, name), 0, 255)
-        _require_limits("jpeg_quality", self.jpeg_quality, 1, 100)
-        _require_limits("sinc_lowest", sorted(self.sinc_lowest), 1e-3, pi)
-        _require_limits("kernel_sides", self.kernel_sides, 3, 255)
+            require_limits(name, getattr(self, name), 0, 255)
+        require_limits("jpeg_quality", self.jpeg_quality, 1, 100)
+        require_limits("sinc_lowest", sorted(self.sinc_lowest), 1e-3, pi)
+        require_limits("kernel_sides", self.kernel_sides, 3, 255)
         odd = all(side % 2 == 1 for side in self.kernel_sides)
-        _require(odd, "kernel_sides", self.kernel_sides, "odd numbers")
-        _require_odds("kernel_odds", self.kernel_odds, 6)
-        _require_odds("resize_odds", self.resize_odds, 3)
+        require(odd, "kernel_sides", self.kernel_sides, "odd numbers")
+        require_odds("kernel_odds", self.kernel_odds, 6)
+        require_odds("resize_odds", self.resize_odds, 3)
         low, high = self.resize_range
-        _require(low <= 1 <= high, "resize_range", (low, high), "one number up to 1, one from 1")
+        require(low <= 1 <= high, "resize_range", (low, high), "one number up to 1, one from 1")
 
     def draw_kernel(self, length_factor: float, rng: np.random.Generator) -> Kernel:
         """A (k, k) blur kernel with its lengths multiplied by `length_factor`, k at least 3."""
@@ -301,17 +185,17 @@ class RealESRGAN:
     min_side: int = 4  # of every picture in between
 
     def __post_init__(self) -> None:
-        _require_whole("scale", self.scale)
-        _require_whole("min_side", self.min_side)
+        require_whole("scale", self.scale)
+        require_whole("min_side", self.min_side)
         if self.reference_size is not None:
-            _require_whole("reference_size", self.reference_size)
-        _require_number("final_sinc_prob", self.final_sinc_prob, 0, 1)
-        _require_number("jpeg_last_prob", self.jpeg_last_prob, 0, 1)
-        _require_number("final_sinc_lowest", self.final_sinc_lowest, 1e-3, pi)
+            require_whole("reference_size", self.reference_size)
+        require_number("final_sinc_prob", self.final_sinc_prob, 0, 1)
+        require_number("jpeg_last_prob", self.jpeg_last_prob, 0, 1)
+        require_number("final_sinc_lowest", self.final_sinc_lowest, 1e-3, pi)
 
     def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
         """Degrade one picture; everything random comes from `rng`."""
-        _require_picture(image, self.scale)
+        require_picture(image, self.scale)
         height, width, _ = image.shape
         target = (height // self.scale, width // self.scale)
         lengths = self.length_factor(height, width)
@@ -355,11 +239,11 @@ class Bicubic:
     scale: int = 4
 
     def __post_init__(self) -> None:
-        _require_whole("scale", self.scale)
+        require_whole("scale", self.scale)
 
     def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
         """(H, W, 3) -> (H / scale, W / scale, 3); `rng` is not used."""
-        _require_picture(image, self.scale)
+        require_picture(image, self.scale)
         size = (image.shape[1] // self.scale, image.shape[0] // self.scale)
         channels = (Image.fromarray(image[..., c]) for c in range(3))
         shrunk = [np.asarray(c.resize(size, Image.Resampling.BICUBIC)) for c in channels]

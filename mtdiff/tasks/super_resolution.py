@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, signed
-from mtdiff.tasks.degradations import Bicubic, Picture, RealESRGAN
+from mtdiff.tasks.corruptions import Picture
+from mtdiff.tasks.degradations import Bicubic, RealESRGAN
 from mtdiff.types import Example, Need, Record
 
 Degradation = Literal["realesrgan", "bicubic"]

@@ -1,45 +1,19 @@
-"""The super-resolution degradations: each kernel, step and draw, then the whole chain."""
+"""The super-resolution degradations: each draw, then the whole chain."""
 
-import io
 import random
 from collections import Counter
 from dataclasses import asdict
-from math import gamma, hypot, pi, sqrt
+from math import pi, sqrt
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from scipy import ndimage
+from little_waves import flat, generator, picture
 
 from mtdiff.tasks import degradations as deg
 from mtdiff.tasks.degradations import Bicubic, RealESRGAN, Stage, second_stage
-
-AREA, BILINEAR, BICUBIC = deg.RESIZE_MODES
-
-
-def generator(seed=0):
-    return np.random.default_rng(seed)
-
-
-def picture(height=64, width=64, seed=0):
-    """Smooth waves in three colours with some fine grain."""
-    y, x = np.mgrid[:height, :width] / 64
-    waves = [np.sin(9 * x + 4 * y), np.cos(7 * y * x + 1), np.sin(5 * y - 11 * x)]
-    grain = 0.05 * generator(seed).standard_normal((height, width, 3))
-    return np.clip(0.5 + 0.4 * np.stack(waves, -1) + grain, 0, 1).astype(np.float32)
-
-
-def flat(value, side=160):
-    return np.full((side, side, 3), value, np.float32)
-
-
-def covariance(kernel):
-    radius = kernel.shape[0] // 2
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return np.array([[(kernel * a * b).sum() for a in (x, y)] for b in (x, y)])
 
 
 def assert_share(count, total, share, sigmas=4.5):
@@ -85,155 +59,6 @@ def test_defaults_are_the_published_ones():
 
 def test_second_stage_changes_only_what_is_named():
     assert asdict(second_stage(blur_prob=0.3)) == asdict(RealESRGAN().second) | {"blur_prob": 0.3}
-
-
-# Kernels
-
-
-@pytest.mark.parametrize("radius", [1, 3, 10])
-@pytest.mark.parametrize("shape", [0.5, 1.0, 4.0])
-def test_kernels_sum_to_one_and_are_point_symmetric(radius, shape):
-    distance = deg.squared_distance(radius, (0.7, 2.0), 0.4)
-    kernels = [deg.gaussian_kernel(distance, shape), deg.plateau_kernel(distance, shape)]
-    for kernel in [*kernels, deg.sinc_kernel(radius, shape)]:
-        assert kernel.shape == (2 * radius + 1, 2 * radius + 1)
-        assert kernel.sum() == pytest.approx(1)
-        np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-12)
-
-
-@pytest.mark.parametrize("sigma", [0.8, 1.5, 3.0])
-def test_isotropic_gaussian_has_the_variance_asked_for(sigma):
-    kernel = deg.gaussian_kernel(deg.squared_distance(20, (sigma, sigma), 1.2))
-    np.testing.assert_allclose(covariance(kernel), sigma**2 * np.eye(2), atol=1e-3)
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.6, pi / 2])
-def test_anisotropic_gaussian_lies_along_its_angle(angle):
-    kernel = deg.gaussian_kernel(deg.squared_distance(25, (4.0, 1.5), angle))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    np.testing.assert_allclose(covariance(kernel), turn @ np.diag([16, 2.25]) @ turn.T, atol=1e-3)
-
-
-@pytest.mark.parametrize("shape", [0.5, 2.0, 4.0])
-def test_generalised_gaussian_has_the_analytic_variance(shape):
-    kernel = deg.gaussian_kernel(deg.squared_distance(150, (5.0, 5.0)), shape)
-    # the plane integral of r^2 exp(-r^(2 beta) / 2), half of it per axis
-    expected = 25 * 2 ** (1 / shape) * gamma(2 / shape) / gamma(1 / shape) / 2
-    np.testing.assert_allclose(covariance(kernel), expected * np.eye(2), rtol=0.01, atol=1e-3)
-
-
-@pytest.mark.parametrize("shape", [1.0, 1.5, 2.0])
-def test_plateau_falls_to_half_at_one_sigma_and_follows_its_power(shape):
-    kernel = deg.plateau_kernel(deg.squared_distance(8, (4.0, 2.0)), shape)
-    centre = kernel[8, 8]
-    assert kernel[8, 12] == pytest.approx(centre / 2)  # one sigma along x
-    assert kernel[10, 8] == pytest.approx(centre / 2)  # one sigma along y
-    assert kernel[8, 16] == pytest.approx(centre / (1 + 4**shape))
-
-
-def test_tiny_sigmas_leave_the_picture_alone():
-    kernel = deg.gaussian_kernel(deg.squared_distance(1, (0.05, 0.05)))
-    np.testing.assert_array_equal(deg.blur(picture(), kernel), picture())
-
-
-def test_sinc_is_the_fourier_integral_of_a_disc():
-    cutoff, radius = 1.3, 4
-    frequency = (np.arange(400) + 0.5) * cutoff / 400
-    turn = (np.arange(64) + 0.5) * 2 * pi / 64
-    waves = frequency[:, None] * np.cos(turn)
-    offsets = range(-radius, radius + 1)
-    distances = [[hypot(x, y) for x in offsets] for y in offsets]
-    integral = np.array([[(frequency[:, None] * np.cos(waves * r)).sum() for r in row] for row in distances])
-    expected = integral / integral.sum()
-    np.testing.assert_allclose(deg.sinc_kernel(radius, cutoff), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("cutoff", [pi / 5, pi / 3, 0.7 * pi])
-def test_sinc_passes_low_and_stops_high_frequencies(cutoff):
-    response = np.abs(np.fft.fft2(deg.sinc_kernel(60, cutoff)))
-    axis = np.abs(2 * pi * np.fft.fftfreq(121))
-    frequency = np.hypot(axis[:, None], axis)
-    assert np.abs(response[frequency < 0.85 * cutoff] - 1).max() < 0.1
-    assert response[(frequency > 1.15 * cutoff) & (frequency < pi)].max() < 0.1
-
-
-def test_a_short_sinc_rings_at_an_edge():
-    step = np.full((32, 32, 3), 0.25, np.float32)
-    step[:, 16:] = 0.75
-    blurred = deg.blur(step, deg.sinc_kernel(10, pi / 3))
-    assert blurred.max() > 0.78
-    assert blurred.min() < 0.22
-
-
-# Steps
-
-
-def test_blur_agrees_with_scipy():
-    kernel = deg.gaussian_kernel(deg.squared_distance(3, (2.0, 0.8), 0.5))
-    expected = ndimage.convolve(picture().astype(float), kernel[..., None], mode="mirror")
-    np.testing.assert_allclose(deg.blur(picture(), kernel), expected, atol=1e-5)
-
-
-def test_resize_modes_are_what_they_are_called():
-    blocks = picture(64, 32).reshape(16, 4, 8, 4, 3)
-    shrunk = {mode: deg.resize(picture(64, 32), (16, 8), mode) for mode in deg.RESIZE_MODES}
-    np.testing.assert_allclose(shrunk[AREA], blocks.mean((1, 3)), atol=1e-5)
-    middle = blocks[:, 1:3, :, 1:3].mean((1, 3))  # bilinear without antialiasing
-    np.testing.assert_allclose(shrunk[BILINEAR], middle, atol=1e-5)
-    taps = np.array([-0.09375, 0.59375, 0.59375, -0.09375])  # Keys at a half pixel, a = -0.75
-    cubic = np.einsum("p,q,ypxqc->yxc", taps, taps, blocks).clip(0, 1)
-    np.testing.assert_allclose(shrunk[BICUBIC], cubic, atol=1e-5)
-
-
-@pytest.mark.parametrize("sigma", [2.0, 10.0, 25.0])
-@pytest.mark.parametrize("grey", [False, True])
-def test_gaussian_noise_has_the_sigma_asked_for(sigma, grey):
-    noise = deg.gaussian_noise(flat(0.5), sigma, grey, generator()) - 0.5
-    assert noise.std(axis=(0, 1)) * 255 == pytest.approx([sigma] * 3, rel=0.03)
-    assert np.abs(noise.mean()) * 255 < 5 * sigma / 160
-    correlation = np.corrcoef(noise.reshape(-1, 3).T)[np.triu_indices(3, 1)]
-    np.testing.assert_allclose(correlation, 1.0 if grey else 0.0, atol=0.035)
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 2.0])
-@pytest.mark.parametrize("value", [0.25, 0.5])
-def test_poisson_noise_grows_with_scale_and_brightness(scale, value):
-    noisy = deg.poisson_noise(flat(value), scale, False, generator())
-    assert noisy.mean() == pytest.approx(value, abs=0.002)
-    assert noisy.std(axis=(0, 1)) == pytest.approx([scale * sqrt(value / 256)] * 3, rel=0.03)
-
-
-def test_poisson_noise_follows_the_photon_count():
-    noisy = deg.poisson_noise(flat(0.5), 1.0, False, generator(), photons=1024.0)
-    assert noisy.std() == pytest.approx(sqrt(0.5 / 1024), rel=0.03)
-
-
-def test_grey_poisson_noise_is_equal_over_channels_and_set_by_the_luma():
-    colours = flat(1.0) * np.float32([0.6, 0.3, 0.5])
-    noise = deg.poisson_noise(colours, 1.0, True, generator()) - colours
-    np.testing.assert_allclose(noise, noise[..., :1].repeat(3, -1), atol=1e-6)
-    luma = 0.299 * 0.6 + 0.587 * 0.3 + 0.114 * 0.5
-    assert noise.std() == pytest.approx(sqrt(luma / 256), rel=0.03)
-
-
-def test_jpeg_gets_better_with_quality():
-    errors = [np.abs(deg.jpeg(picture(), q) - picture()).mean() for q in (5, 30, 60, 95)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 2 * errors[-1]
-
-
-@pytest.mark.parametrize("quality", [30, 95])
-def test_jpeg_agrees_with_pillow(quality):
-    stored = io.BytesIO()
-    levels = np.rint(picture() * 255).astype(np.uint8)
-    Image.fromarray(levels).save(stored, "JPEG", quality=quality, subsampling="4:2:0")
-    expected = np.asarray(Image.open(stored), np.float32) / 255
-    assert np.abs(deg.jpeg(picture(), quality) - expected).mean() < 1 / 255
-
-
-def test_quantise_keeps_256_levels():
-    levels = np.arange(256, dtype=np.float32) / 255
-    np.testing.assert_array_equal(deg.quantise(levels + np.float32(0.4 / 255)), levels)
 
 
 # Draws
