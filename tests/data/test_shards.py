@@ -24,7 +24,8 @@ from mtdiff.data.mixture import Mixture, RunningBatchSampler
 from mtdiff.data.tables import shards
 from mtdiff.data.tables.convert import Samples, write_index, write_shards
 from mtdiff.data.tables.folder import Folder
-from mtdiff.data.tables.shards import Shards, described
+from mtdiff.data.tables.shard_index import FORMAT, describe_shard
+from mtdiff.data.tables.shards import Shards
 from mtdiff.data.tables.source import WINDOW, TableSource
 from mtdiff.data.tables.table import Row, Unavailable
 from mtdiff.pictures import open_picture, to_rgb
@@ -272,7 +273,7 @@ def test_broken_shards_are_found_before_a_run(tmp_path: Path) -> None:
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"data\.edit: .*shard-000000\.tar: broken shard: \d+ bytes, its index says"):
         TableSource(edit=str(tmp_path / "out"))
-    for cut in (len(whole) // 2, 512, described("whole", BytesIO(whole))["starts"][1]):
+    for cut in (len(whole) // 2, 512, describe_shard("whole", BytesIO(whole))["starts"][1]):
         file.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=r"shard-000000\.tar: broken shard"):
             write_index(str(tmp_path / "out"))
@@ -311,7 +312,7 @@ def test_damage_inside_a_shard(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_is_checked(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"format": shards.FORMAT, "splits": {}} | change))
+    (tmp_path / "index.json").write_text(json.dumps({"format": FORMAT, "splits": {}} | change))
     with pytest.raises(ValueError, match=said):
         Shards(str(tmp_path))
 

@@ -29,7 +29,7 @@ from run_folders import ABOUT, make_run, picture
 
 from mtdiff.config.schema import construct
 from mtdiff.data.tables.convert import write_index
-from mtdiff.data.tables.shards import INDEX
+from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.source import TableSource
 from mtdiff.errors import RunError
 from mtdiff.files import read_yaml

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mtdiff.data.source import Source
-from mtdiff.data.tables.shards import FORMAT, INDEX, described, indexed
+from mtdiff.data.tables.shard_index import FORMAT, INDEX, describe_shard, index_shards
 from mtdiff.data.tables.source import TableSource
 from mtdiff.data.tables.table import Table, missing_extra
 from mtdiff.pictures import Unreadable, picture_ending
@@ -129,12 +129,12 @@ def _tar(batch: Sequence[dict[str, bytes]], first: int) -> tuple[bytes, dict[str
     with TarWriter(buffer, encoder=False, mtime=0) as writer:
         for k, content in enumerate(batch):
             writer.write({"__key__": f"{first + k:09d}", **content})
-    return buffer.getvalue(), described("shard", BytesIO(buffer.getvalue()))
+    return buffer.getvalue(), describe_shard("shard", BytesIO(buffer.getvalue()))
 
 
 def write_index(url: str, out: str | None = None) -> dict[str, int]:
     """`index.json` for tars that have none, beside them or in the folder `out`; samples by split."""
-    content = indexed(url)
+    content = index_shards(url)
     try:
         fs, root = fsspec.url_to_fs((out or url).rstrip("/"))
         fs.makedirs(root, exist_ok=True)

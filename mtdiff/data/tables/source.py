@@ -24,7 +24,8 @@ from mtdiff.data.source import Source
 from mtdiff.data.tables.contents import list_contents
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, is_saved
-from mtdiff.data.tables.shards import INDEX, Shards
+from mtdiff.data.tables.shard_index import INDEX
+from mtdiff.data.tables.shards import Shards
 from mtdiff.data.tables.table import Row, Table, Unavailable, text_of
 from mtdiff.files import shown
 from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
