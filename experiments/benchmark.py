@@ -45,6 +45,7 @@ from mtdiff.config.schema import construct, refuse
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, write_atomically
 from mtdiff.provenance import provenance
+from mtdiff.runs.checks import list_compared_tasks
 
 HOW = "benchmarks.timing.How"
 OWN = ("out", "what")
@@ -205,8 +206,9 @@ def main(arguments: list[str]) -> None:
     if own.get("out") is not None:
         check_folder("out", Path(str(own["out"])).parent)
     plain, groups = read_configuration(overrides)
-    if {"mixed", "training"} & set(names) and len(plain["tasks"]) < len(plain["task"]):
-        raise ConfigError(f"tasks={plain['tasks']}: expected all of {', '.join(plain['task'])} for a comparison")
+    compared = list_compared_tasks(plain)
+    if {"mixed", "training"} & set(names) and len(plain["tasks"]) < len(compared):
+        raise ConfigError(f"tasks={plain['tasks']}: expected all of {', '.join(compared)} for a comparison")
     how = construct({"_target_": HOW, **{k: v for k, v in own.items() if k not in OWN}})
     import torch
 

@@ -14,7 +14,7 @@ from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
 from mtdiff.results.phases import Phases
-from mtdiff.runs.checks import check_constructors
+from mtdiff.runs.checks import check_constructors, list_compared_tasks
 from mtdiff.runs.lock import alone
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def hash_configuration(plain: Mapping[str, Any]) -> str:
 def identify(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run another experiment."""
     kept = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    if all(isinstance(kept.get(k), kind) for k, kind in (("task", dict), ("tasks", list), ("weights", dict))):
+        kept["task"] = {name: kept["task"][name] for name in list_compared_tasks(kept)}
     if isinstance(kept.get("training"), Mapping):
         kept["training"] = {k: v for k, v in kept["training"].items() if k != "cache"}
     return kept
@@ -42,7 +44,7 @@ def locate_run(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> Path:
     """The folder that a run goes to: the one asked for, or one named by what was chosen."""
     if plain["run_dir"] is not None:
         return Path(plain["run_dir"]).expanduser()
-    subset = "" if len(plain["tasks"]) == len(plain["task"]) else "-" + "+".join(plain["tasks"])
+    subset = "" if len(plain["tasks"]) == len(list_compared_tasks(plain)) else "-" + "+".join(plain["tasks"])
     what = f"{chosen['method']}-{chosen['backbone']}-{chosen['data']}{subset}"
     default = f"{what}-seed{plain['seed']}-{hash_configuration(plain)}"
     return Path("runs") / str(plain["name"] or default)
@@ -94,10 +96,12 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
     from mtdiff.results.record import Result
     from mtdiff.runs.execute import execute
 
+    compared = list_compared_tasks(plain)
     sources = [has_source(task) for task in made.data.tasks.values()]
     with phases.start("measure costs"):
-        params, cost = measure_run(made.module.denoiser, len(plain["task"]), sources)
-    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"], "task": plain["task"]}
+        params, cost = measure_run(made.module.denoiser, len(compared), sources)
+    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"]}
+    about |= {"task": {name: plain["task"][name] for name in compared}}
     about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
     start = Result(
         chosen["method"],

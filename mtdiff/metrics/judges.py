@@ -15,7 +15,7 @@ from mtdiff.metrics.measures import (
     Pairwise,
     Perceptual,
 )
-from mtdiff.metrics.pictures import RangeMistake, psnr, ssim
+from mtdiff.metrics.pictures import RangeMistake, ciede2000, psnr, ssim
 from mtdiff.metrics.quality import Judge
 
 
@@ -43,6 +43,7 @@ def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> 
     measures = {
         "psnr": Pairwise("psnr", psnr),
         "ssim": Pairwise("ssim", ssim),
+        "colour": Pairwise("ciede2000", ciede2000),
         "perceptual": Perceptual(n.perceptual, n.lpips),
         "caption": CaptionSimilarity(f"clip_score{n.clip_suffix}", n.clip),
         "directional": Directional(f"directional_similarity{n.clip_suffix}", n.clip),

@@ -3,6 +3,7 @@
 All pictures are (B, 3, H, W) in [-1, 1]. PSNR and SSIM see them in [0, 1] after clipping, in float64.
 
 psnr        dB, data range 1; identical pictures give 100
+ciede2000   mean colour difference (CIE 142-2001) over the pixels, of colours in sRGB; 0 is equal, 1 just noticeable
 ssim        Wang et al. 2004: Gaussian window of 11 px, sigma 1.5, population covariance (see `ssim`)
 """
 
@@ -10,6 +11,7 @@ import warnings
 from typing import Literal
 
 import torch
+from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor, nn
 
 from mtdiff.types import to_double
@@ -50,6 +52,12 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] -> dB, (B,)."""
     mse = (_unit(a) - _unit(b)).pow(2).mean((1, 2, 3))
     return -10 * mse.clamp_min(10 ** (-MAX_PSNR / 10)).log10()
+
+
+def ciede2000(a: Tensor, b: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] -> (B,) on the CPU, by scikit-image."""
+    first, second = (rgb2lab(_unit(x).cpu().permute(0, 2, 3, 1).numpy()) for x in (a, b))
+    return torch.from_numpy(deltaE_ciede2000(first, second).mean((1, 2)))
 
 
 def _blur(x: Tensor, sigma: float = 1.5, radius: int = 5) -> Tensor:

@@ -37,7 +37,7 @@ def judge_baselines(run: Experiment, batch: Batch, drawn: Tensor | None) -> list
     for k, (name, task) in enumerate(run.data.tasks.items()):
         chosen = batch.task == k
         part = batch.rows(chosen)
-        answers = {**run.trivial(name, part), "autoencoder": reconstruct(run, part.target)}
+        answers = {**run.trivial(name, part, task.references), "autoencoder": reconstruct(run, part.target)}
         if drawn is not None:
             answers["base"] = drawn[chosen]
         for model, answer in answers.items():
@@ -91,7 +91,7 @@ def describe_baselines(run: Experiment, batch: Batch) -> dict[str, Any]:
         drawing = [hash_weights(painter.denoiser.parameters()), *options]
     return {
         "examples": hash_batch(batch),
-        "tasks": {name: [m.name for m in task.metrics] for name, task in run.data.tasks.items()},
+        "tasks": {name: [[m.name for m in t.metrics], t.references] for name, t in run.data.tasks.items()},
         "judge": describe_judge(run.judge),
         "autoencoder": hash_weights(p for name, p in backbone.named_parameters() if not name.startswith("denoiser.")),
         "drawing": drawing,

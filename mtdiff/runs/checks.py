@@ -117,6 +117,14 @@ def check_weights(weights: Mapping[str, Any], tasks: list[str], known: Mapping[s
         raise ConfigError(str(error)) from None
 
 
+def list_compared_tasks(plain: Mapping[str, Any]) -> list[str]:
+    """The tasks of the comparison that a run is part of, in their order: those that have shares, and the run's own.
+
+    Others that the configuration knows make the run no other experiment.
+    """
+    return [name for name in plain["task"] if name in plain["weights"] or name in plain["tasks"]]
+
+
 def sides(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Sides of the pictures of backbone and data in pixels, where the configuration gives them."""
     return {f"{k}.size": plain[k]["size"] for k in ("backbone", "data") if plain[k].get("size") is not None}

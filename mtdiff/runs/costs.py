@@ -10,6 +10,7 @@ from typing import Any
 from mtdiff.config.schema import construct
 from mtdiff.errors import ConfigError
 from mtdiff.provenance import device_name, versions
+from mtdiff.runs.checks import list_compared_tasks
 
 # Counting
 
@@ -49,7 +50,7 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
         guided = guide_row(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
         flops = count_step_flops(denoiser, guided).named(plain["sampling"]["steps"])
         pictures[name] = {"predictions": len(guided), "steps": plain["sampling"]["steps"], **flops}
-    served = len(plain["task"])
+    compared = list_compared_tasks(plain)
     dearest = max(steps, key=lambda name: steps[name].total)
     blank = {"latency_ms": {"median": None, "p95": None}, "peak_memory_mb": None}
     return {
@@ -57,17 +58,17 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
         **{k: chosen[k] for k in ("backbone", "method")},
         "options": plain["method"],
         "tasks": plain["tasks"],
-        "tasks_served": list(plain["task"]),
+        "tasks_served": compared,
         "batch": 1,
         "latent_shape": list(backbone.latent_shape),
         "text_tokens": text.tokens.shape[1],
         "base": untouched,
-        "params": cost.count_parameters(denoiser, served),
+        "params": cost.count_parameters(denoiser, len(compared)),
         "cost": {**steps[dearest].named(), **blank},
         "dearest_task": dearest,
         "per_step": {name: flops.named() for name, flops in steps.items()},
         "per_picture": pictures,
-        "disk_mb": cost.measure_disk(denoiser, parameters, served),
+        "disk_mb": cost.measure_disk(denoiser, parameters, len(compared)),
         "measured": None,
         "versions": versions(),
     }

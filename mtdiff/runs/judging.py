@@ -3,7 +3,7 @@
 Letters: B batch, C latent channels, H W pixels, h w latent size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from mtdiff.results.record import Row
 from mtdiff.tasks.base import Task
 from mtdiff.types import Batch
 
-Trivial = Callable[[str, Batch], dict[str, Tensor]]
+Trivial = Callable[[str, Batch, Sequence[str]], dict[str, Tensor]]
+"""A task's name, its examples, and the references it asks for -> pictures (n, 3, H, W) by the name of the answer."""
 
 
 def draw_batches(batches: Iterable[Batch], draw: Draw, shape: tuple[int, int, int], seed: int) -> tuple[Batch, Tensor]:

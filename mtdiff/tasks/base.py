@@ -8,12 +8,13 @@ Letters: H W picture. Values in [-1, 1], masks in {0, 1}.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtdiff.types import Example, Need, Record
@@ -33,16 +34,21 @@ class Metric:
 LPIPS = Metric("perceptual", "lower")
 PSNR = Metric("psnr", "higher")
 SSIM = Metric("ssim", "higher")
+FIDELITY = (LPIPS, PSNR, SSIM)
+"""How near a picture comes to the truth, for tasks that have one."""
 
 
 class Task(ABC):
     """name: unique in a run; it seeds the task's examples, so renaming a task redraws them.
 
     metrics: one value per example or per list of examples; the table of a run shows them in this order.
+    references: trivial answers that suit the task beside those that follow from its masks, by their names in
+    `baselines.trivial`.
     """
 
     name: str
     metrics: ClassVar[tuple[Metric, ...]]
+    references: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -64,6 +70,38 @@ def instructed(record: Record, task_id: int) -> Example:
     return Example(target, source, mask, record.instruction, task_id, record.key, *captions)
 
 
+def restored(record: Record, source: Tensor, task_id: int, mask: Tensor | None = None, prompt: str = "") -> Example:
+    """The record's picture from a damaged one. source (3, H, W) in [-1, 1]; mask (1, H, W), or None where all is known.
+
+    Where the mask is 1 the source is blanked.
+    """
+    target = signed(record.image)
+    mask = torch.zeros_like(target[:1]) if mask is None else mask
+    return Example(target, source * (1 - mask), mask, prompt, task_id, record.key, target_caption=record.caption)
+
+
 def signed(image: Tensor) -> Tensor:
     """(3, H, W) uint8 -> float32 in [-1, 1]."""
     return image.float() / 127.5 - 1
+
+
+def to_unit(image: Tensor) -> NDArray[np.float32]:
+    """(3, H, W) uint8 -> (H, W, 3) float32 in [0, 1], as `tasks.degradations` takes pictures."""
+    return image.permute(1, 2, 0).numpy().astype(np.float32) / np.float32(255)
+
+
+def from_unit(picture: NDArray[np.float32]) -> Tensor:
+    """(H, W, 3) in [0, 1] -> (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() * 2 - 1
+
+
+def check_range(name: str, limits: Sequence[float], low: float, high: float) -> None:
+    """Refuse an option that is not two ascending numbers within [low, high]."""
+    if len(limits) != 2 or not low <= limits[0] <= limits[1] <= high:
+        raise ValueError(f"{name}={list(limits)!r}: expected two ascending numbers from {low:g} to {high:g}")
+
+
+def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse an option `kinds` that is empty or names what is not known."""
+    if not kinds or not set(kinds) <= set(known):
+        raise ValueError(f"kinds={list(kinds)!r}: expected one or more of {', '.join(known)}")

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor, nn
 
-from baselines.trivial import autoencoder, biharmonic, trivial
+from baselines.trivial import autoencoder, biharmonic, bilateral, extend_edges, trivial, wiener
 from mtdiff.metrics.pictures import psnr
+from mtdiff.tasks.degradations import blur, gaussian_kernel, squared_distance
 from mtdiff.types import Batch, Example
 
 
@@ -85,6 +87,35 @@ def test_biharmonic_stays_in_range() -> None:
     steep = replace(examples, source=examples.source.sign() * (1 - examples.mask))
     filled = biharmonic(steep.source, steep.mask)
     assert filled.abs().max() <= 1
+
+
+def test_a_task_asks_for_further_references() -> None:
+    examples = batch(masks("hole", "none"))
+    outputs = trivial("anything", examples, ["edges", "bilateral", "wiener"])
+    assert list(outputs) == ["copy", "biharmonic", "edges", "bilateral", "wiener"]
+    assert all(out.shape == examples.target.shape and out.abs().max() <= 1 for out in outputs.values())
+
+
+def test_edges_are_numpys_edge_padding() -> None:
+    window = torch.ones(1, 1, 32, 32)
+    window[..., 6:20, 9:32] = 0
+    examples = batch(window)
+    known = examples.target[0, :, 6:20, 9:32].numpy()
+    expected = np.pad(known, ((0, 0), (6, 12), (9, 0)), mode="edge")
+    assert np.array_equal(extend_edges(examples)[0].numpy(), expected)
+
+
+def test_filters_restore() -> None:
+    """Each on what it is for: the Wiener filter on its own blur, the bilateral one on white noise."""
+    examples = batch(masks("none", "none"))
+    noisy = replace(examples, source=(examples.target + 0.2 * torch.randn_like(examples.target)).clamp(-1, 1))
+    kernel = gaussian_kernel(squared_distance(3, (0.64, 0.64)))  # 2 % of 32 px
+    pictures = ((examples.target + 1) / 2).permute(0, 2, 3, 1).numpy()
+    blurred = torch.from_numpy(np.stack([blur(p, kernel) for p in pictures])).permute(0, 3, 1, 2) * 2 - 1
+    cases = [(bilateral, noisy, 4.0), (wiener, replace(examples, source=blurred), 0.5)]
+    for restore, given, gain in cases:
+        better = psnr(restore(given), examples.target) - psnr(given.source, examples.target)
+        assert (better > gain).all(), better
 
 
 class Rounding:

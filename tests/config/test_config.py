@@ -12,6 +12,7 @@ from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.config.schema import check
 from mtdiff.config.signatures import signature
 from mtdiff.errors import ConfigError
+from mtdiff.runs.checks import list_compared_tasks
 
 ROOT = Path(__file__).parents[2]
 CASES = [
@@ -162,3 +163,15 @@ def test_a_runs_name_does_not_change_with_a_new_option() -> None:
     assert hash_configuration(without) == hash_configuration(plain) == hash_configuration(elsewhere)
     assert hash_configuration(composed(["method.norm_rate=2"])[0]) != hash_configuration(plain)
     assert strip_defaults(fill_defaults(without)) == strip_defaults(plain)
+
+
+def test_a_task_that_a_run_does_not_compare_makes_it_no_other_run() -> None:
+    """The four tasks of the default run have shares; what else the configuration knows changes nothing."""
+    plain, _ = composed(["method=mtu"])
+    compared = list(plain["weights"])
+    assert list_compared_tasks(plain) == compared == plain["tasks"] != list(plain["task"])
+    four = {**plain, "task": {name: plain["task"][name] for name in compared}}
+    assert hash_configuration(four) == hash_configuration(plain)
+    other, _ = composed(["method=mtu", "tasks=[denoise]"])
+    assert list_compared_tasks(other) == [*compared, "denoise"]
+    assert hash_configuration(other) != hash_configuration({**other, "tasks": ["edit"]})

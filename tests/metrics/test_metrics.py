@@ -29,7 +29,7 @@ from mtdiff.metrics.embedding import (
 )
 from mtdiff.metrics.judges import Networks, build_judge
 from mtdiff.metrics.measures import Parts, Perceptual
-from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, psnr, ssim
+from mtdiff.metrics.pictures import RangeMistake, RangeWarning, check_pictures, ciede2000, psnr, ssim
 from mtdiff.metrics.quality import Judge
 from mtdiff.metrics.suites import Embedded
 from mtdiff.results import intervals as bootstrap
@@ -79,6 +79,15 @@ def camera() -> tuple[np.ndarray, np.ndarray]:
 
 def as_picture(grey: np.ndarray) -> Tensor:
     return torch.from_numpy(grey / 127.5 - 1).expand(1, 3, *grey.shape)
+
+
+def test_colour_difference_of_published_pairs() -> None:
+    """Grey levels differ by lightness alone: CIEDE2000 of L* 50 and 60 is 9.4 (Sharma et al., 2005, eq. 2 to 22)."""
+    levels = torch.tensor([118.9, 144.55]) / 127.5 - 1  # L* 50 and 60 in sRGB
+    a, b = (level.expand(2, 3, 16, 16) for level in levels)
+    lightness = 10 / (1 + 0.015 * (55 - 50) ** 2 / (20 + (55 - 50) ** 2) ** 0.5)
+    assert ciede2000(a, b).tolist() == pytest.approx([lightness] * 2, rel=0.01)
+    assert ciede2000(a, a).tolist() == [0, 0]
 
 
 def test_psnr_and_ssim_give_scikit_images_published_numbers() -> None:

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from mtdiff.rng import numpy_rng
 from mtdiff.tasks import masks
+from mtdiff.tasks.colorize import Colorize
+from mtdiff.tasks.deblur import Deblur
+from mtdiff.tasks.denoise import Denoise
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.outpaint import Outpaint
 from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Batch, Example, Record
@@ -25,6 +29,10 @@ TASKS = [
     SuperResolution(scale=2, degradation="bicubic"),
     Inpaint(removal=0.0),
     Inpaint(removal=1.0),
+    Colorize(),
+    Deblur(),
+    Denoise(),
+    Outpaint(),
 ]
 
 
