@@ -25,7 +25,7 @@ from skimage.restoration import wiener as filter_wiener
 from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
-from mtdiff.tasks.degradations import gaussian_kernel, squared_distance
+from mtdiff.tasks.kernels import gaussian_kernel, squared_distance
 from mtdiff.types import Batch
 
 Picture = NDArray[np.float32]
@@ -80,7 +80,7 @@ def wiener(batch: Batch, sigma: float = 0.02, balance: float = 0.05) -> Tensor:
 def bilateral(batch: Batch, side: int = 5, colour: float = 0.3, space: float = 1.5) -> Tensor:
     """The source, smoothed within its edges. side: of the window in pixels. colour: sigma on a range of 1; space: in
     pixels."""
-    return filter_sources(batch, lambda picture: cv2.bilateralFilter(picture, side, colour, space))
+    return filter_sources(batch, lambda p: np.asarray(cv2.bilateralFilter(p, side, colour, space), np.float32))
 
 
 def extend_edges(batch: Batch) -> Tensor:

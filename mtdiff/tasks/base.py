@@ -86,7 +86,7 @@ def signed(image: Tensor) -> Tensor:
 
 
 def to_unit(image: Tensor) -> NDArray[np.float32]:
-    """(3, H, W) uint8 -> (H, W, 3) float32 in [0, 1], as `tasks.degradations` takes pictures."""
+    """(3, H, W) uint8 -> (H, W, 3) float32 in [0, 1], as `tasks.corruptions` takes pictures."""
     return image.permute(1, 2, 0).numpy().astype(np.float32) / np.float32(255)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, from_unit, restored, to_unit
-from mtdiff.tasks.degradations import LUMA
+from mtdiff.tasks.corruptions import LUMA
 from mtdiff.types import Example, Need, Record
 
 

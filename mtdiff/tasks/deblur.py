@@ -8,7 +8,9 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restored, to_unit
-from mtdiff.tasks.degradations import Kernel, Picture, blur, gaussian_kernel, pick, quantise, squared_distance
+from mtdiff.tasks.corruptions import blur, quantise
+from mtdiff.tasks.degradations import pick
+from mtdiff.tasks.kernels import Kernel, gaussian_kernel, squared_distance
 from mtdiff.types import Example, Need, Record
 
 Blur = Literal["gaussian", "motion"]
@@ -42,7 +44,7 @@ class Deblur(Task):
 
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         picture = to_unit(record.image)
-        blurred: Picture = quantise(blur(picture, self.draw_kernel(min(picture.shape[:2]), rng)))
+        blurred = quantise(blur(picture, self.draw_kernel(min(picture.shape[:2]), rng)))
         return restored(record, from_unit(blurred), task_id)
 
     def draw_kernel(self, side: int, rng: np.random.Generator) -> Kernel:

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restored, to_unit
-from mtdiff.tasks.degradations import Picture, gaussian_noise, jpeg, pick, poisson_noise, quantise
+from mtdiff.tasks.corruptions import Picture, gaussian_noise, jpeg, poisson_noise, quantise
+from mtdiff.tasks.degradations import pick
 from mtdiff.types import Example, Need, Record
 
 Noise = Literal["gaussian", "poisson", "jpeg"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from baselines.trivial import autoencoder, biharmonic, bilateral, extend_edges, trivial, wiener
 from mtdiff.metrics.pictures import psnr
-from mtdiff.tasks.degradations import blur, gaussian_kernel, squared_distance
+from mtdiff.tasks.corruptions import blur
+from mtdiff.tasks.kernels import gaussian_kernel, squared_distance
 from mtdiff.types import Batch, Example
 
 
