@@ -3,34 +3,38 @@
     python experiments/sample.py run=runs/<name> task=edit prompt="make it a woman" image=in.png out=out.png
     python experiments/sample.py run=runs/<name> task=inpaint prompt="noto, crab" image=in.png mask=mask.png out=out.png
 
+    python experiments/sample.py adapter=<folder> base=<folder> task=edit prompt="..." image=in.png out=out.png
+
 mask: white where the picture shall be drawn anew. seed=0 steps=20 image_guidance=1.5 text_guidance=3 are optional.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
+adapter: of peft or diffusers, by others or by export.py, on base= or backbone=; sampling.sampler=ddim and other options
+are those of run.py.
 """
 
 from mtdiff.commands.command import run_command
 
 OPTIONS = ("run", "task", "prompt", "image", "mask", "out", "seed", "steps", "image_guidance", "text_guidance")
+WHERE = ("adapter", "device", "packages", "base")
 
 
 def main(arguments: list[str]) -> None:
     from dataclasses import replace
 
-    from mtdiff.commands.arguments import parse_options, read_number
-    from mtdiff.commands.pictures import check_request, read_run, write_picture
+    from mtdiff.commands.arguments import read_number
+    from mtdiff.commands.pictures import check_request, open_model, parse_request, write_picture
     from mtdiff.files import ENDINGS, check_writable
 
-    given = parse_options(arguments, (*OPTIONS, "device", "packages", "base"), ("run", "task", "out"))
+    given, overrides = parse_request(arguments, (*OPTIONS, *WHERE))
     seed, steps = read_number(given, "seed", int, 0, 0), read_number(given, "steps", int, low=1)
     scales = {name: read_number(given, f"{name}_guidance", float) for name in ("image", "text")}
     if steps is not None and steps > 1000:
         raise ValueError(f"steps={steps}: expected 1 to 1000")
     out = check_writable("out", given["out"], ENDINGS)
-    about, options = read_run(given)
-    image, mask = check_request(about, given)
+    node, load = open_model(given, overrides)
+    image, mask = check_request(node, given)
     from mtdiff.model.sampling import Guidance
-    from mtdiff.runs.load import load_run
 
-    model = load_run(given["run"], given.get("device", "cpu"), **options)
+    model = load()
     if steps is not None:
         model.painter = replace(model.painter, steps=steps)
     own = model.painter.guidance.get(given["task"], Guidance())

@@ -1,10 +1,11 @@
 """Requests for pictures on the command line, checked before anything is loaded. No torch here."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtdiff.commands.arguments import read_packages
+from mtdiff.commands.arguments import parse_options, read_packages, split_options
 from mtdiff.config.schema import construct, refuse
 from mtdiff.files import reason, shown
 from mtdiff.pictures import load_picture
@@ -12,6 +13,8 @@ from mtdiff.runs.adapter import About, read_about
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from mtdiff.runs.model import Model
 
 
 def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
@@ -23,13 +26,74 @@ def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
     return about, options
 
 
-def check_request(about: About, given: Mapping[str, str]) -> "tuple[Image.Image | None, Image.Image | None]":
-    """The image and the mask of a request, or None where none is named. The task is asked what it takes."""
+def parse_request(arguments: Sequence[str], allowed: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A request's own options; and beside `adapter=`, which brings no configuration of its own, overrides of one."""
+    given, overrides = split_options(arguments, allowed)
+    if "adapter" not in given:
+        return parse_options(arguments, allowed, ("run", "task", "out")), []
+    if "run" in given:
+        raise ValueError(f"run={shown(given['run'])}: expected none beside adapter=, which draws without a run")
+    own = [argument for argument in arguments if argument not in overrides]
+    return parse_options(own, allowed, ("adapter", "task", "out")), overrides
+
+
+def open_model(given: Mapping[str, str], overrides: Sequence[str]) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
+    """The node of the task that a request names, and what loads the model that draws it."""
+    if "adapter" in given:
+        return open_adapter(given, overrides)
+    about, options = read_run(given)
+
+    def load() -> "Model":
+        from mtdiff.runs.load import load_run
+
+        return load_run(given["run"], given.get("device", "cpu"), **options)
+
+    return about.content["task"][given["task"]], load
+
+
+def open_adapter(given: Mapping[str, str], overrides: Sequence[str]) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
+    """As `open_model`, of an adapter folder of others; tasks and sampling are those of a run's configuration."""
+    from mtdiff.commands.compose import read_configuration  # imports Hydra, which a run does not need
+
+    if not Path(given["adapter"]).is_dir():
+        raise ValueError(f"adapter={shown(given['adapter'])}: no such folder")
+    plain, _ = read_configuration(overrides)
+    if given["task"] not in plain["task"]:
+        raise refuse("task", given["task"], plain["task"])
+    node, backbone = plain["task"][given["task"]], dict(plain["backbone"])
+    if base := given.get("base"):
+        sized = any(override.startswith("backbone.size=") for override in overrides)
+        backbone |= {"weights": base, "revision": None} | ({} if sized else read_size(Path(base)))
+
+    def load() -> "Model":
+        from mtdiff.config.settings import Sampling
+        from mtdiff.runs.load import check_device
+        from mtdiff.runs.peft_load import load_peft
+
+        check_device(device := given.get("device", "cpu"))
+        task, folder = construct(node), Path(given["adapter"])
+        sampling = Sampling(**plain["sampling"])
+        return load_peft(construct(backbone).to(device), folder, name=given["task"], task=task, sampling=sampling)
+
+    return node, load
+
+
+def read_size(base: Path) -> dict[str, int]:
+    """The side in pixels that a base in a folder was made for, as its option; nothing for a base elsewhere."""
+    try:
+        unet, vae = (json.loads((base / part / "config.json").read_text()) for part in ("unet", "vae"))
+        return {"size": int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # its own reader says what is wrong
+
+
+def check_request(node: Mapping[str, Any], given: Mapping[str, str]) -> "tuple[Image.Image | None, Image.Image | None]":
+    """The image and the mask of a request, or None where none is named. The task of `node` is asked what it takes."""
     image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
     from mtdiff.tasks.takes import Takes, check_prompt
 
     check_prompt(given.get("prompt", ""))
-    takes = Takes.of(construct(about.content["task"][given["task"]]))
+    takes = Takes.of(construct(node))
     takes.check(given["task"], prompt=given.get("prompt", ""), image=image is not None, mask=mask is not None)
     return image, mask
 

@@ -31,7 +31,7 @@ TEXT = """
 import torch
 from diffusers import {pipeline}
 
-pipe = {pipeline}.from_pretrained(".")  # this folder
+{load}
 picture = pipe(
     {prompt},
     num_inference_steps={steps},
@@ -45,7 +45,7 @@ import torch
 from diffusers import {pipeline}
 from PIL import Image
 
-pipe = {pipeline}.from_pretrained(".")  # this folder
+{load}
 image = Image.open("in.png").convert("RGB").resize(({size}, {size}))
 picture = pipe(
     {prompt},
@@ -62,7 +62,7 @@ import torch
 from diffusers import {pipeline}
 from PIL import Image
 
-pipe = {pipeline}.from_pretrained(".")  # this folder
+{load}
 image = Image.open("in.png").convert("RGB").resize(({size}, {size}))
 mask = Image.open("mask.png").convert("L").resize(({size}, {size}))  # white: drawn anew
 
@@ -90,23 +90,55 @@ picture = pipe(
     num_inference_steps={steps},
     guidance_scale={text},
     latents=noise,
+    masked_image_latents=known,  # their mean, of which the pipeline itself would draw a sample
     callback_on_step_end=hold_known,
 ).images[0]
 picture = pipe.image_processor.apply_overlay(mask, image, picture)
 picture.save("out.png")
 """
 
+WHOLE = 'pipe = {pipeline}.from_pretrained(".")  # this folder'
+ADAPTER = """pipe = {pipeline}.from_pretrained({base})  # the base
+pipe.scheduler = {scheduler}
+{widen}{add}"""
+WIDEN = """old = pipe.unet.conv_in  # this task's pipeline feeds more channels than the base reads
+pipe.unet.conv_in = torch.nn.Conv2d({channels}, old.out_channels, old.kernel_size, old.stride, old.padding)
+with torch.no_grad():
+    pipe.unet.conv_in.weight.zero_()[:, : old.in_channels] = old.weight
+    pipe.unet.conv_in.bias.copy_(old.bias)
+pipe.unet.register_to_config(in_channels={channels})
+"""
+ADD = {
+    "lora": 'pipe.load_lora_weights(".")  # this folder',
+    "ia3": 'pipe.unet = peft.PeftModel.from_pretrained(pipe.unet, ".").merge_and_unload()  # this folder',
+}
+IMPORTS = {
+    "lora": "import importlib.resources\n\nimport diffusers\n",
+    "ia3": "import importlib.resources\n\nimport diffusers\nimport peft\n",
+}
+SHIPPED = 'importlib.resources.files("mtdiff") / "assets" / "nano"'
+SCHEDULERS = {
+    "ddim": "diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)",
+    "dpm++": 'diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="dpmsolver++")',
+}
 
-def write_card(out: Path, about: About, task: str, takes: Takes, pipeline: str) -> None:
-    """Write `README.md`, and the licence and notices where the base is a shipped one. pipeline: its class's name."""
-    (out / "README.md").write_text("\n".join(build_card(about, task, takes, pipeline)) + "\n", encoding="utf-8")
+
+def write_card(
+    out: Path, about: About, task: str, takes: Takes, pipeline: str, channels: int, form: str = "pipeline"
+) -> None:
+    """Write `README.md`, and the licence and notices where the base is a shipped one. pipeline: its class's name.
+
+    channels: that the network reads. form: what the folder holds, `pipeline` or an adapter of `runs.peft_folder`.
+    """
+    lines = build_card(about, task, takes, pipeline, channels, form)
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if about.backbone.get("weights") in BUILT_IN:
         shutil.copyfile(ASSETS / "NOTICE.md", out / "NOTICE.md")
         if (licence := ASSETS.parents[1] / "LICENSE").exists():
             shutil.copyfile(licence, out / "LICENSE")
 
 
-def build_card(about: About, task: str, takes: Takes, pipeline: str) -> Iterator[str]:
+def build_card(about: About, task: str, takes: Takes, pipeline: str, channels: int, form: str) -> Iterator[str]:
     """Lines of Markdown. What is not known is said to be so."""
     result, base = read_result(about), str(about.backbone.get("weights"))
     given = None if result is None else result.config.get("data")
@@ -114,7 +146,9 @@ def build_card(about: About, task: str, takes: Takes, pipeline: str) -> Iterator
     yield from front_matter(pipeline)
     yield f"# {escape_markdown(task)}: a {pipeline}"
     yield ""
-    yield "One task of a model that mtdiff has trained, folded into an ordinary network of the base's own shape."
+    folded = "folded into an ordinary network of the base's own shape"
+    added = "as what it adds to the base: an adapter for peft" + (" and diffusers" if form == "lora" else "")
+    yield f"One task of a model that mtdiff has trained, {folded if form == 'pipeline' else added}."
     yield ""
     yield from bullet_list(
         {
@@ -133,7 +167,7 @@ def build_card(about: About, task: str, takes: Takes, pipeline: str) -> Iterator
     yield ""
     yield "A pipeline's own defaults are others (50 steps, a text guidance of 7.5), and draw worse here."
     yield ""
-    yield "```python" + write_snippet(about, task, takes, pipeline) + "```"
+    yield "```python" + write_snippet(about, task, takes, pipeline, form, channels) + "```"
     yield ""
     yield "## How it was judged"
     yield ""
@@ -179,12 +213,13 @@ def guidance_of(about: About, task: str) -> Guidance:
     return Guidance(**about.sampling.guidance.get(task, {}))
 
 
-def write_snippet(about: About, task: str, takes: Takes, pipeline: str) -> str:
+def write_snippet(about: About, task: str, takes: Takes, pipeline: str, form: str, channels: int) -> str:
     """Python that draws with the folder as the run was judged, as far as the pipeline can."""
     scales, text = guidance_of(about, task), TEXT
     if takes.image:
         text = MASK if takes.mask else IMAGE
-    return text.format(
+    made = text.format(
+        load=write_loading(about, takes, pipeline, form, channels),
         pipeline=pipeline,
         prompt='"what to draw"' if takes.prompt else '""',
         size=about.backbone.get("size"),
@@ -192,6 +227,17 @@ def write_snippet(about: About, task: str, takes: Takes, pipeline: str) -> str:
         text=float(scales.text),
         image=float(scales.image),
     )
+    return made if form == "pipeline" else f"\n{IMPORTS[form]}{made.lstrip()}"
+
+
+def write_loading(about: About, takes: Takes, pipeline: str, form: str, channels: int) -> str:
+    if form == "pipeline":
+        return WHOLE.format(pipeline=pipeline)
+    weights = str(about.backbone.get("weights"))
+    base = SHIPPED if weights in BUILT_IN else json.dumps(weights)
+    widen = WIDEN.format(channels=channels) if takes.image else ""
+    scheduler = SCHEDULERS[about.sampling.sampler]
+    return ADAPTER.format(pipeline=pipeline, base=base, scheduler=scheduler, widen=widen, add=ADD[form])
 
 
 def describe_rows(result: Result | None, task: str) -> Iterator[str]:

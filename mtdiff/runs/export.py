@@ -24,11 +24,18 @@ from mtdiff.model.sampling import make_scheduler
 from mtdiff.runs.model import Model
 from mtdiff.tasks.takes import Takes
 
+INPUT = "conv_in"  # the input convolution of a diffusers UNet
+
 
 def pipeline_name(takes: Takes) -> str:
     if not takes.image:
         return "StableDiffusionPipeline"
     return "StableDiffusionInpaintPipeline" if takes.mask else "StableDiffusionInstructPix2PixPipeline"
+
+
+def count_channels(model: Model, task: str) -> int:
+    """How many channels the network of a task's pipeline reads."""
+    return len(input_channels(model.takes[task], model.painter.denoiser.backbone.latent_shape[0]))
 
 
 def input_channels(takes: Takes, latent_channels: int) -> Sequence[int]:
@@ -41,8 +48,8 @@ def input_channels(takes: Takes, latent_channels: int) -> Sequence[int]:
 
 
 @torch.no_grad()
-def export_pipeline(model: Model, task: str, out: str | Path) -> str:
-    """Fold `model` in place for a task and write the pipeline folder. Returns the pipeline's class name.
+def fold_network(model: Model, task: str) -> StableDiffusion:
+    """Fold `model` in place for a task: its denoiser becomes the network of the task's pipeline.
 
     CannotFold (a ValueError) where the method has no plain denoiser or the backbone is of another family.
     """
@@ -54,7 +61,12 @@ def export_pipeline(model: Model, task: str, out: str | Path) -> str:
     assert isinstance(site.module, nn.Conv2d)
     site.replace(arrange_input(site.module, takes, backbone))
     backbone.sync_config()
-    name = pipeline_name(takes)
+    return backbone
+
+
+def export_pipeline(model: Model, task: str, out: str | Path) -> str:
+    """Write the pipeline folder of `fold_network`. Returns the pipeline's class name."""
+    backbone, name = fold_network(model, task), pipeline_name(model.takes[task])
     pipeline = getattr(diffusers, name)(
         vae=backbone.vae,
         text_encoder=backbone.text_encoder,
@@ -83,3 +95,20 @@ def arrange_input(conv: nn.Conv2d, takes: Takes, backbone: StableDiffusion) -> n
     made = nn.Conv2d(len(chosen), conv.out_channels, conv.kernel_size, conv.stride, conv.padding)  # type: ignore[arg-type]
     made.weight, made.bias = nn.Parameter(weight[:, chosen]), nn.Parameter(conv.bias.detach().clone())  # type: ignore[union-attr]
     return made.to(conv.weight.device)
+
+
+def widen_input_conv(unet: nn.Module, channels: int) -> None:
+    """Give the input convolution of a diffusers UNet more channels, in place; new ones are zero.
+
+    ValueError where it reads more already.
+    """
+    old = unet.get_submodule(INPUT)
+    assert isinstance(old, nn.Conv2d)
+    if old.in_channels > channels:
+        raise ValueError(f"{INPUT} reads {old.in_channels} channels, expected at most {channels}")
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
+    with torch.no_grad():
+        new.weight.zero_()[:, : old.in_channels] = old.weight
+    new.bias = old.bias
+    unet.conv_in = new
+    unet.register_to_config(in_channels=channels)  # type: ignore[operator]

@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 
 from mtdiff.runs.adapter import identity, read_about
 from mtdiff.runs.load import build_denoiser
+from mtdiff.runs.model import Model
+from mtdiff.types import Batch
 
 Change = Callable[[dict[str, Any]], Any]
 ABOUT: dict[str, Any] = {
@@ -68,6 +70,32 @@ def tensors_changed(run: Path, to: Path, change: Callable[[dict[str, torch.Tenso
     change(tensors)
     save_file(tensors, folder / "adapter.safetensors", metadata={"about": identity(ABOUT)})
     return folder
+
+
+def draw_with(folder: Path, model: Model, task: str, given: Mapping[str, Image.Image], within: Any) -> Any:
+    """What a model draws, and what the snippet in the card of an exported folder draws, both (H, W, 3) in [0, 1].
+
+    given: the image and the mask that the task takes. within: pytest's monkeypatch.
+    """
+    snippet = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
+    within.chdir(folder)
+    for name, file in {"image": "in.png", "mask": "mask.png"}.items():
+        if name in given:
+            given[name].save(file)
+    exec(compile(snippet.replace("what to draw", "noto, crab"), "snippet", "exec"), {})
+
+    painter, takes, side = model.painter, model.takes[task], model.size
+    mask, source = torch.ones(1, 1, side, side), torch.zeros(1, 3, side, side)
+    if takes.image:
+        pixels = torch.from_numpy(np.asarray(given["image"])).float()
+        holes = torch.from_numpy(np.asarray(given["mask"])).float() / 255 if takes.mask else torch.zeros(side, side)
+        mask = holes[None, None]
+        source = (pixels.permute(2, 0, 1)[None] / 127.5 - 1) * (1 - mask)
+    prompts, ids = ["noto, crab" if takes.prompt else ""], torch.tensor([list(model.tasks).index(task)])
+    batch = Batch(source, source, mask, prompts, ids, [""], [""], [""], [0])
+    noise = torch.randn(1, *painter.denoiser.backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    ours = (painter.draw(batch, noise)[0].permute(1, 2, 0) + 1).numpy() / 2
+    return ours, np.asarray(Image.open("out.png")).astype(float) / 255
 
 
 def picture(mode: str = "RGB", side: int = 16) -> Image.Image:

@@ -3,22 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import export
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from run_folders import make_run
+from run_folders import draw_with, hole, make_run, picture
 
 from mtdiff import load_run
 from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result, Row
-from mtdiff.types import Batch
 
 GUIDANCE = {"text_to_image": {"text": 3.0}, "edit": {"image": 1.5, "text": 2.5}, "inpaint": {"image": 1.5, "text": 2.0}}
-SIDE = 16
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +35,6 @@ def write(run: Path, task: str, out: Path) -> str:
     """The card of a task, exported as the command does it."""
     export.main([f"run={run}", f"task={task}", f"out={out}"])
     return (out / "README.md").read_text()
-
-
-def picture(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
 
 
 def test_a_card_tells_the_run_and_its_rows(run: Path, tmp_path: Path) -> None:
@@ -81,26 +72,9 @@ def test_the_snippet_draws_what_the_run_draws(
 ) -> None:
     """As the run is judged, known pixels held and pasted; but for the image guidance that one pipeline lacks."""
     card = write(run, task, tmp_path / "out")
-    snippet = card.split("```python")[1].split("```")[0].replace("what to draw", "noto, crab")
-    monkeypatch.chdir(tmp_path / "out")
-    image, hole = picture(0), np.zeros((SIDE, SIDE), dtype=np.uint8)
-    hole[4:12, 2:10] = 255  # on the grid of the latents
-    image.save("in.png")
-    Image.fromarray(hole).save("mask.png")
-    names: dict[str, Any] = {}
-    exec(compile(snippet, "snippet", "exec"), names)
-
     model = load_run(run)
-    painter, takes = model.painter, model.takes[task]
-    mask = torch.from_numpy(hole).float()[None, None] / 255 if takes.mask else torch.zeros(1, 1, SIDE, SIDE)
-    mask = mask if takes.image else torch.ones_like(mask)
-    source = (torch.from_numpy(np.asarray(image)).float().permute(2, 0, 1)[None] / 127.5 - 1) * (1 - mask)
-    prompts, ids = ["noto, crab" if takes.prompt else ""], torch.tensor([list(model.tasks).index(task)])
-    batch = Batch(source, source, mask, prompts, ids, [""], [""], [""], [0])
-    noise = torch.randn(1, *painter.denoiser.backbone.latent_shape, generator=torch.Generator().manual_seed(0))
     if task == "inpaint":
-        painter = replace(painter, guidance={task: Guidance(1.0, 2.0)})
+        model.painter = replace(model.painter, guidance={task: Guidance(1.0, 2.0)})
         assert "The pipeline has no image guidance" in card
-    ours = (painter.draw(batch, noise)[0].permute(1, 2, 0) + 1).numpy() / 2
-    theirs = np.asarray(Image.open("out.png")).astype(float) / 255
+    ours, theirs = draw_with(tmp_path / "out", model, task, {"image": picture(), "mask": hole()}, monkeypatch)
     assert np.abs(ours - theirs).max() <= 1.5 / 255
