@@ -43,12 +43,24 @@ def imported(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in modules else str(node.module) for name in inner]
+            source = resolve_source(node, path)
+            inner = [f"{source}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else source for name in inner]
         else:
             continue
         yield from (name if name.startswith("mtdiff.") else name.split(".")[0] for name in names)
+
+
+def resolve_source(node: ast.ImportFrom, path: Path) -> str:
+    """The dotted name of what a `from` import reads, also of a relative one."""
+    if node.level == 0:
+        return str(node.module)
+    folder = path.parents[node.level - 1]
+    names = [folder.name, *([node.module] if node.module else [])]
+    while (folder.parent / "__init__.py").exists():
+        folder = folder.parent
+        names.insert(0, folder.name)
+    return ".".join(names)
 
 
 def graph(package: Path) -> dict[str, set[str]]:

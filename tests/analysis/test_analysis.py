@@ -122,10 +122,10 @@ def test_notebooks_are_committed_without_outputs() -> None:
 
 def test_nothing_at_all_is_said_and_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "analysis"))
-    import plots
+    import plots.canvas
 
     shown: list[str] = []
-    monkeypatch.setattr(plots, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(plots.canvas, "display", lambda html: shown.append(html.data))
     study = plots.load(f"{tmp_path}/*.json")
     assert shown == [f"<p>No result fits {tmp_path}/*.json.</p>"]
     for path in sorted((ROOT / "analysis").glob("*.ipynb")):

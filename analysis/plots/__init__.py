@@ -1,0 +1,34 @@
+"""What the notebooks draw. Each function takes a study and shows one figure or table, or a sentence where there is no
+data for it: nothing missing ever becomes a number."""
+
+from mtdiff.results.variants import select_main
+
+from .comparison import draw_balancings, draw_forest, draw_further_metrics, show_table
+from .curves import draw_cosines, draw_losses
+from .deviation import draw_deviation, draw_deviation_by_depth
+from .frontier import draw_frontier
+from .interference import draw_company, draw_gains
+from .loading import load
+from .pictures import draw_pictures
+from .routers import draw_routers
+from .variants import draw_over_number, show_variants
+
+__all__ = [
+    "draw_balancings",
+    "draw_company",
+    "draw_cosines",
+    "draw_deviation",
+    "draw_deviation_by_depth",
+    "draw_forest",
+    "draw_frontier",
+    "draw_further_metrics",
+    "draw_gains",
+    "draw_losses",
+    "draw_over_number",
+    "draw_pictures",
+    "draw_routers",
+    "load",
+    "select_main",
+    "show_table",
+    "show_variants",
+]
