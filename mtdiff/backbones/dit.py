@@ -31,7 +31,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
-from mtdiff.backbones.stable_diffusion import transformer_block_sites
+from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites
 from mtdiff.types import Condition, Text
 
 TEXT_ENCODERS: dict[str, tuple[Any, Any]] = {
@@ -114,6 +114,7 @@ def affine(norm: nn.LayerNorm) -> nn.LayerNorm:
 
 NANO_DIT = "nano_dit"  # a transformer around nano's autoencoder and text encoder, if this package has it
 NANO_TOKENS = 32
+SHAPED = ("vae", "text_encoder", "scheduler")  # parts beside the transformer that an architecture describes
 
 
 def shipped(name: str) -> Path:
@@ -155,7 +156,7 @@ def load(
     weights: a folder in diffusers format, a hub repository (pin it with `revision`), `random` (drawn from `seed`) or
     `meta` (shapes only); the last two are built from `architecture`. `nano_dit`: the one of this package.
     parts: where all but the transformer is, if elsewhere (the published 512-pixel model is the transformer alone);
-    `nano`: the package's own.
+    `nano`: the package's own, whose shapes stand where `architecture` leaves them out.
     """
     if weights == NANO_DIT and not shipped(NANO_DIT).exists():
         raise ValueError(
@@ -163,7 +164,8 @@ def load(
             "or choose random"
         )
     if weights in ("random", "meta"):
-        made = build(dict(architecture or {}), tokens, "meta" if weights == "meta" else "cpu", seed)
+        shapes = {part: shipped_config(part) for part in SHAPED} if parts == "nano" else {}
+        made = build({**shapes, **(architecture or {})}, tokens, "meta" if weights == "meta" else "cpu", seed)
     else:
         where = shipped(NANO_DIT) if weights == NANO_DIT else weights
         made = read_parts(where, revision, {"transformer": PixArtTransformer2DModel})
@@ -197,7 +199,7 @@ def build(architecture: dict[str, Any], tokens: int, device: str, seed: int) -> 
     architecture: keyword arguments for each of transformer, vae, text_encoder (`model_type`: t5 or clip_text_model),
     scheduler.
     """
-    wanted = ("transformer", "vae", "text_encoder", "scheduler")
+    wanted = ("transformer", *SHAPED)
     refuse_unknown("backbone.architecture", architecture, wanted)
     for part in wanted:
         if part not in architecture:

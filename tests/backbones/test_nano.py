@@ -68,9 +68,9 @@ def test_mtu_starts_as_the_base_on_every_task(experts: int) -> None:
     tasks = ("text_to_image", "edit", "super_resolution", "inpaint")
     base, adapted = Denoiser(load(), Untouched(), tasks), Denoiser(load(), MTU(experts=experts), tasks)
     rng = torch.Generator().manual_seed(0)
-    noisy, source = (torch.randn(4, 4, 16, 16, generator=rng) for _ in range(2))
+    noisy, source = (torch.randn(4, *base.backbone.latent_shape, generator=rng) for _ in range(2))
     text = base.backbone.embed(["noto, grinning face", "make it a woman", "", "remove the red apple"])
-    condition = Condition(source, torch.zeros(4, 1, 16, 16), text.tokens, torch.arange(4))
+    condition = Condition(source, torch.zeros_like(source[:, :1]), text.tokens, torch.arange(4))
     t = torch.tensor([999, 600, 300, 1])
     torch.testing.assert_close(adapted(noisy, t, condition), base(noisy, t, condition), atol=1e-5, rtol=1e-5)
 

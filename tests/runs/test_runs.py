@@ -104,7 +104,7 @@ def test_export_draws_what_the_run_draws(task: str, model: Model, tmp_path: Path
     (ours,) = model(task, prompt, image if has_image else None)
     key = torch.zeros(1, 3, 64, 64)
     batch = Batch(key, key, key[:, :1], [""], torch.zeros(1).long(), ["request 0"], [""], [""], [0])
-    noise = first_noise(batch, (4, 16, 16), 0)
+    noise = first_noise(batch, model.painter.denoiser.backbone.latent_shape, 0)
     scales = model.painter.guidance.get(task)
     name = export_pipeline(model, task, tmp_path / "out")
     pipeline = getattr(diffusers, name).from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
@@ -123,15 +123,15 @@ def test_inpainting_export_draws_what_the_run_draws(model: Model, tmp_path: Path
     """A hole on the latent grid, since the pipeline shrinks masks by their nearest pixel and we by their mean; the
     pipeline has no image guidance."""
     hole = torch.zeros(1, 64, 64)
-    hole[:, 12:40, 8:48] = 1
+    hole[:, 16:40, 8:48] = 1
     model = Model(replace(model.painter, keep_known=False), model.tasks)  # which no pipeline does
     (ours,) = model("inpaint", "noto, robot face", picture(), hole, guidance=Guidance(1.0, 2.0))
     known = torch.from_numpy(array(picture())).float().permute(2, 0, 1)[None] * 2 - 1
     masked = model.painter.denoiser.backbone.encode(known * (1 - hole))
-    noise = torch.randn(1, 4, 16, 16, generator=torch_rng(0, "noise", "request 0"))
+    noise = torch.randn(masked.shape, generator=torch_rng(0, "noise", "request 0"))
     assert export_pipeline(model, "inpaint", tmp_path / "out") == "StableDiffusionInpaintPipeline"
     pipeline = diffusers.StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
-    assert pipeline.unet.config.in_channels == 9
+    assert pipeline.unet.config.in_channels == 2 * masked.shape[1] + 1
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         "noto, robot face",
