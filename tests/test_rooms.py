@@ -156,6 +156,7 @@ def test_scripts_are_thin() -> None:
         ("files.py", "def f() -> None:\n    import mtdiff.runs", "mtdiff.files -> mtdiff.runs"),
         ("config/schema.py", "from mtdiff import results", "mtdiff.config.schema -> mtdiff.results"),
         ("model/denoiser.py", "from baselines import dtr", "mtdiff.model.denoiser -> baselines"),
+        ("model/denoiser.py", "from ..runs import load", "mtdiff.model.denoiser -> mtdiff.runs"),
     ],
 )
 def test_a_forbidden_arrow_is_found(tmp_path: Path, path: str, line: str, expected: str) -> None:

@@ -1,8 +1,10 @@
 """Pages: every link leads somewhere, every command is understood, and zsh takes it as it stands."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -80,3 +82,28 @@ def test_a_run_is_understood(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     options = [w for w in words[words.index("experiments/run.py") + 1 :] if w != "-m" and not w.startswith(ELSEWHERE)]
     assert "needs" in line.partition("#")[2] or mistakes(options) == [], f"{page}: {line}"
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_table", ROOT / "docs" / "write_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_figures_of_the_readme_are_those_of_the_committed_results(writer: ModuleType) -> None:
+    """Where this fails, `python docs/write_table.py` mends it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- figures: (\w+) -->", text)) == set(writer.SECTIONS)
+    assert writer.write_figures(text) == text
+
+
+def test_an_edited_figure_is_found(writer: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    head = "<!-- figures: methods -->"
+    edited = re.sub(rf"({head}.*?)\d[.]\d\d\d", r"\g<1>0.001", text, count=1, flags=re.S)
+    assert edited != text
+    assert writer.write_figures(edited) == text
