@@ -10,15 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtdiff.commands import hydra_inside
+from mtdiff.commands.hydra_inside import Override
 from mtdiff.config.schema import SECTIONS, check, check_arguments, construct, nearest, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES, signature
@@ -49,7 +46,7 @@ class Call:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
-        given = get_args_parser().parse_args(arguments)
+        given = hydra_inside.parse_flags(arguments)
         shows = given.help or given.hydra_help or given.info or given.shell_completion
         return cls(
             given.overrides,
@@ -77,10 +74,7 @@ def composer(call: Call = Call()) -> Iterator[None]:
             raise ConfigError(f"--{flag}={shown(folder)}: no such folder")
     with initialize_config_dir(str(call.folder.resolve()), version_base=None):
         if call.further is not None:
-            search = create_config_search_path(str(call.folder.resolve()))
-            search.prepend("command-line", f"file://{Path(call.further).resolve()}", anchor="schema")
-            GlobalHydra.instance().clear()
-            Hydra.create_main_hydra2("run", search)
+            hydra_inside.extend_search(call.folder.resolve(), Path(call.further).resolve())
         yield
 
 
@@ -100,7 +94,7 @@ def sweep_folder(call: Call) -> Iterator[list[str]]:
 
 def list_groups() -> dict[str, list[str]]:
     """The options of each group of the configuration, wherever Hydra finds them."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = hydra_inside.config_loader()
     names = [name for name in loader.list_groups("") if name not in NO_GROUPS]
     return {name: sorted(loader.get_group_options(name)) for name in names}
 
@@ -179,9 +173,8 @@ def find_siblings(key: str, known: Any) -> list[str] | None:
 
 def parse_override(text: str) -> Override:
     """One override as Hydra reads it. ConfigError where it reads none, with the quoted form where quotes would help."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     try:
-        (override,) = parser.parse_overrides([text])  # not parse_override: globs need the loader
+        override = hydra_inside.parse_override(text)
     except HydraException:
         raise ConfigError(f"{text}: not an override; expected key=value{quote_hint(text)}") from None
     if not override.key_or_group:
