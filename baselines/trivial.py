@@ -9,6 +9,7 @@ and what a task names in `references`:
 wiener      scikit-image's Wiener filter against a round Gaussian blur, whatever the blur really was
 bilateral   OpenCV's bilateral filter (Tomasi & Manduchi, 1998)
 edges       unknown pixels take the nearest known one, which extends a window's edges
+mean_colour every pixel takes the class of a map whose mean colour in the other examples' sources is nearest
 
 A caller adds what needs a model: `trivial(task, batch, autoencoder=autoencoder(backbone), base=...)`.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from skimage.restoration import inpaint_biharmonic
 from skimage.restoration import wiener as filter_wiener
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.tasks.kernels import gaussian_kernel, squared_distance
@@ -93,6 +94,23 @@ def extend_edges(batch: Batch) -> Tensor:
     return filled
 
 
+def nearest_mean_colour(batch: Batch) -> Tensor:
+    """Maps (B, 3, H, W) by the colours of the sources alone. What a class looks like is learned from the truths of the
+    other examples, so that no example helps to answer itself; a lone example is answered by its source.
+    """
+    sources, targets = (x.cpu().flatten(2).mT for x in (batch.source, batch.target))  # (B, H W, 3)
+    colours, classes = targets.flatten(0, 1).unique(dim=0, return_inverse=True)
+    one_hot = nn.functional.one_hot(classes.view(len(batch), -1), len(colours)).float()  # (B, H W, K)
+    sums, counts = one_hot.mT @ sources, one_hot.sum(1)  # (B, K, 3), (B, K)
+    answers = []
+    for i, source in enumerate(sources):
+        others, seen = sums.sum(0) - sums[i], counts.sum(0) - counts[i]
+        known = seen > 0.5
+        means = others[known] / seen[known, None]
+        answers.append(colours[known][torch.cdist(source, means).argmin(1)] if known.any() else source)
+    return torch.stack(answers).mT.reshape(batch.target.shape)
+
+
 def filter_sources(batch: Batch, change: Callable[[Picture], Picture]) -> Tensor:
     """Every source (H, W, 3) in [0, 1] changed and clipped, as (B, 3, H, W) in [-1, 1]."""
     pictures = [np.ascontiguousarray(x) for x in ((batch.source + 1) / 2).cpu().permute(0, 2, 3, 1).numpy()]
@@ -100,7 +118,12 @@ def filter_sources(batch: Batch, change: Callable[[Picture], Picture]) -> Tensor
     return torch.from_numpy(changed).permute(0, 3, 1, 2) * 2 - 1
 
 
-REFERENCES: Mapping[str, Draw] = {"wiener": wiener, "bilateral": bilateral, "edges": extend_edges}
+REFERENCES: Mapping[str, Draw] = {
+    "wiener": wiener,
+    "bilateral": bilateral,
+    "edges": extend_edges,
+    "mean_colour": nearest_mean_colour,
+}
 """Trivial answers that tasks ask for by name."""
 
 

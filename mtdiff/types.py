@@ -12,10 +12,10 @@ from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Need = Literal["picture", "caption", "edit", "removal"]
+Need = Literal["picture", "caption", "edit", "removal", "labels", "order"]
 """`picture`: an image to restore, with its caption. `caption`: the same to draw from the caption alone, so outside
 training it shows things whose names were seen, in combinations that were not. `edit`: a pair with an instruction.
-`removal`: a pair where an object is gone."""
+`removal`: a pair where an object is gone. `labels`, `order`: a picture with a map of what is where, or over what."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Record:
     """What a data source knows about one picture, or about a pair of pictures before and after an edit.
 
     image: (3, H0, W0) uint8. `edited` has the same size; it, `instruction` and `edited_caption` are set together.
+    map: (3, H0, W0) uint8, in the few colours of a palette (`mtdiff.tasks.label_maps`).
     key: names the record, for reports and replay. kind: the source's own name for what changes (`skin tone`, `remove`).
     """
 
@@ -33,6 +34,7 @@ class Record:
     edited: Tensor | None = None
     instruction: str | None = None
     edited_caption: str | None = None
+    map: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def build_experiment(
         validation_per_task=evaluation.validation_per_task,
         test_split=evaluation.split,
     )
+    data.probe()
     denoiser, untouched = build_denoisers(plain, settings)
     module = MultiTaskModule(
         denoiser,

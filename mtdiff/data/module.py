@@ -53,6 +53,12 @@ class MixtureModule(LightningDataModule):
         self.validation = Mixture.fixed(source, run, "validation", validation_per_task)
         self.test = Mixture.fixed(source, run, test_split, test_per_task)
 
+    def probe(self) -> None:
+        """Make the first example of every task and split, so that what a task refuses of the data is said early."""
+        for examples in (self.train, self.validation, self.test):
+            for k, stream in enumerate([] if isinstance(examples, BucketedMixture) else examples.streams):
+                stream.example(0, k)
+
     # Loaders
 
     def train_dataloader(self) -> SteadyLoader:

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from mtdiff.metrics.embedding import MeasuringClip
+from mtdiff.metrics.label_maps import MeanIoU, PixelAccuracy
 from mtdiff.metrics.measures import (
     CaptionSimilarity,
     Directional,
@@ -45,6 +46,8 @@ def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> 
         "ssim": Pairwise("ssim", ssim),
         "colour": Pairwise("ciede2000", ciede2000),
         "perceptual": Perceptual(n.perceptual, n.lpips),
+        "miou": MeanIoU("miou"),
+        "pixel_accuracy": PixelAccuracy("pixel_accuracy"),
         "caption": CaptionSimilarity(f"clip_score{n.clip_suffix}", n.clip),
         "directional": Directional(f"directional_similarity{n.clip_suffix}", n.clip),
         "directional_image": DirectionalImage(f"directional_image_similarity{n.clip_suffix}", n.clip),

@@ -9,7 +9,7 @@ Letters: H W picture. Values in [-1, 1], masks in {0, 1}.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtdiff.rng import numpy_rng
 from mtdiff.types import Example, Need, Record
 
 
@@ -54,6 +55,14 @@ class Task(ABC):
     @abstractmethod
     def needs(self) -> Mapping[Need, float]:
         """What the task's records are, with the share of each kind; shares are positive and sum to 1."""
+
+    def probe(self, need: Need) -> Record:
+        """A record of this kind that `make` takes, of noise, 64 px: with it one finds out what the task reads."""
+        noise = torch.from_numpy(numpy_rng("probe").integers(0, 256, (3, 64, 64), dtype=np.uint8))
+        plain = Record(noise, "a picture", "probe")
+        if need not in ("edit", "removal"):
+            return plain
+        return replace(plain, kind="pair", edited=noise, instruction="change it", edited_caption="a picture")
 
     @abstractmethod
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:

@@ -5,17 +5,14 @@ Letters: H W picture.
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
 from mtdiff.files import shown
+from mtdiff.rng import numpy_rng
 from mtdiff.tasks.base import Task
-from mtdiff.types import Record
 
 
 @dataclass(frozen=True)
 class Takes:
-    """What a task reads, found by making examples from a small noise picture."""
+    """What a task reads, found by making examples from small noise pictures."""
 
     image: bool
     prompt: bool
@@ -23,13 +20,8 @@ class Takes:
 
     @classmethod
     def of(cls, task: Task) -> "Takes":
-        rng = np.random.default_rng(0)
-        noise = torch.from_numpy(rng.integers(0, 256, (3, 64, 64), dtype=np.uint8))
-        plain = Record(noise, "a picture", "probe")
-        pair = Record(noise, "a picture", "probe", "pair", noise, "change it", "a picture")
-        needs = set(task.needs)
-        records = [plain] * bool(needs & {"picture", "caption"}) + [pair] * bool(needs & {"edit", "removal"})
-        made = [task.make(record, rng, 0) for record in records]
+        rng = numpy_rng("probe", "make")
+        made = [task.make(task.probe(need), rng, 0) for need in task.needs]
         return cls(
             image=any(bool((e.mask < 1).any()) for e in made),
             prompt=all(e.prompt for e in made),

@@ -37,6 +37,7 @@ from mtdiff.model.sampling import Guidance
 from mtdiff.results.record import Result
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
+from mtdiff.tasks.label_maps import Order
 from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import Text
@@ -193,7 +194,14 @@ def test_predictions_per_guided_step() -> None:
 
 @pytest.mark.parametrize(
     ("task", "expected"),
-    [(TextToImage(), False), (Edit(), True), (SuperResolution(), True), (Inpaint(), True), (Inpaint(removal=0), True)],
+    [
+        (TextToImage(), False),
+        (Edit(), True),
+        (SuperResolution(), True),
+        (Inpaint(), True),
+        (Inpaint(removal=0), True),
+        (Order(), True),
+    ],
 )
 def test_which_tasks_have_a_source(task: Any, expected: bool) -> None:
     assert has_source(task) is expected

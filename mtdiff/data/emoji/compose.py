@@ -20,6 +20,8 @@ SHORT = 4
 SINGLE = (46, 60)
 """Sides of a single emoji on a background."""
 
+PILED = (26, 42)
+"""Sides of emoji that lie over each other."""
 ALONE = {"small": (22, 26), "": (29, 34), "large": (38, 44)}
 TOGETHER = {"small": (22, 24), "": (28, 32), "large": (36, 40)}
 # Sizes that fit beside each other: any two sides sum to at most 64.
@@ -147,6 +149,14 @@ class Composer:
     def scene(self, portraits: Sequence[Portrait], rng: np.random.Generator) -> Scene:
         """The emoji at random spots, in random order."""
         items = tuple(Item(*both) for both in zip(portraits, random_spots(len(portraits), rng), strict=True))
+        return Scene(portraits[0].style, tuple(shuffled(items, rng)), random_background(rng))
+
+    def pile(self, portraits: Sequence[Portrait], rng: np.random.Generator) -> Scene:
+        """The emoji anywhere, so that they mostly cover each other in part, in random order; no place is named."""
+        sides = [PILED[0] + (PILED[1] - PILED[0]) * u for u in rng.random(len(portraits)).tolist()]
+        corners = rng.random((len(portraits), 2)).tolist()
+        spots = [Spot("", "", x * (UNIT - s), y * (UNIT - s), s) for s, (x, y) in zip(sides, corners, strict=True)]
+        items = [Item(*both) for both in zip(portraits, spots, strict=True)]
         return Scene(portraits[0].style, tuple(shuffled(items, rng)), random_background(rng))
 
     def company(

@@ -4,6 +4,7 @@ What a record shows is a pure function of (need, split, index) and of the genera
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import gcd
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from torch import Tensor
 from mtdiff.data.emoji.changes import KINDS, Change, Plan, changes, nameable, plan, words
 from mtdiff.data.emoji.compose import Composer, choose
 from mtdiff.data.emoji.edits import Edit, Editor, captions, instructions
+from mtdiff.data.emoji.maps import draw_labels, draw_order
 from mtdiff.data.emoji.pack import Emoji, Pack, Portrait
 from mtdiff.data.emoji.scenes import Scene, canonical, draw
 from mtdiff.data.source import Source
@@ -39,6 +41,9 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 """Default shares of the kinds of edit."""
 EDITS: Mapping[Split, int] = {"validation": 500, "test": 2000}
 """Edits in an epoch; one of training is long enough for every change to occur."""
+
+MAPS: Mapping[Need, Sequence[int]] = {"labels": (0, 1, 1, 2), "order": (1, 2, 2)}
+"""Kinds of record with a map, whose emoji lie over each other; how many there are beside the main one."""
 
 
 class EmojiSource(Source):
@@ -91,11 +96,12 @@ class EmojiSource(Source):
             style, emoji = self._main(need, split, place)
             return self._pair("remove", self.editor.edit(Change("remove", emoji, emoji), style, split, rng))
         scene = self._compose(need, split, place, rng)
-        return Record(self.draw(scene), scene.caption, scene.key)
+        plain = Record(self.draw(scene), scene.caption, scene.key)
+        return replace(plain, map=self._map(need, scene)) if need in MAPS else plain
 
     def scene(self, kind: Need, split: Split, index: int, rng: np.random.Generator) -> Scene:
-        """The scene that record `index` of `picture` or `caption` shows."""
-        _one_of("kind", kind, ("picture", "caption"))
+        """The scene that record `index` of `picture`, `caption`, `labels` or `order` shows."""
+        _one_of("kind", kind, ("picture", "caption", *MAPS))
         return self._compose(kind, split, self._place(kind, split, index), rng)
 
     def portrait(self, style: str, stem: str) -> Record:
@@ -144,7 +150,7 @@ class EmojiSource(Source):
         """Main emoji of a split's records: its own, or training emoji where a name or a combination is tested."""
         if need == "removal":
             return self._removable
-        return self.pack.of(split if need == "picture" else "train")
+        return self.pack.of(split if need in ("picture", *MAPS) else "train")
 
     def _place(self, need: Need, split: Split, index: int) -> int:
         """Where record `index` stands in its pool or plan: neighbours differ in kind, style and category."""
@@ -162,6 +168,9 @@ class EmojiSource(Source):
         """A single emoji or a scene of one to three; captions of held-out splits always show a held-out combination."""
         style, emoji = self._main(need, split, place)
         main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
+        if need in MAPS:
+            others = self.composer.company(main, choose(MAPS[need], rng), self._pool(need, split), split, rng)
+            return self.composer.pile([main, *others], rng)
         held = need == "caption" and split != "train"
         if not held and rng.random() >= self.scenes:
             return self.composer.single(main, rng)
@@ -175,6 +184,11 @@ class EmojiSource(Source):
     def draw(self, scene: Scene) -> Tensor:
         """The picture of a scene, (3, S, S) uint8."""
         return torch.from_numpy(np.ascontiguousarray(draw(scene, self.pack, self.side).transpose(2, 0, 1)))
+
+    def _map(self, need: Need, scene: Scene) -> Tensor:
+        """The map of a scene, (3, S, S) uint8."""
+        drawn = (draw_labels if need == "labels" else draw_order)(scene, self.pack, self.side)
+        return torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
 
     def _pair(self, kind: str, edit: Edit) -> Record:
         before, after = edit.before, edit.after

@@ -39,7 +39,8 @@ class Samples:
             if isinstance(self.source, TableSource):
                 yield row_sample(self.source.tables[self.need], self.split, index)
             else:
-                yield record_sample(self.source.record(self.need, self.split, index, numpy_rng(*self.key, index)))
+                record = self.source.record(self.need, self.split, index, numpy_rng(*self.key, index))
+                yield record_sample(record, self.need)
 
 
 def row_sample(table: Table, split: Split, index: int) -> Sample | None:
@@ -52,8 +53,11 @@ def row_sample(table: Table, split: Split, index: int) -> Sample | None:
     return {"key": row.key, **{named.get(name, name): value for name, value in row.columns.items()}}
 
 
-def record_sample(record: Record) -> Sample:
+def record_sample(record: Record, need: Need) -> Sample:
+    """A record as a row; its map, where it has one, is the column that the kind of record is read from."""
     sample: dict[str, Any] = {"key": record.key, "image": png(record.image), "caption": record.caption}
+    if record.map is not None:
+        return {**sample, need: png(record.map)}
     if record.edited is None:
         return sample
     pair = {"edited_image": png(record.edited), "instruction": record.instruction}

@@ -3,7 +3,7 @@
     data=folder data.edit=/pictures/edits tasks=[edit]
 
 Every kind of record (`source.Need`) has a table of its own: `caption` feeds text_to_image, `edit` edit, `picture`
-super_resolution and inpaint's holes, `removal` inpaint's removals.
+super_resolution, inpaint's holes and other restorations, `removal` inpaint's removals, `labels` segment, `order` order.
 """
 
 import logging
@@ -38,7 +38,11 @@ NEEDED: Mapping[Need, tuple[str, ...]] = {
     "caption": ("image", "caption"),
     "edit": PAIR,
     "removal": PAIR,
+    "labels": ("image", "labels"),
+    "order": ("image", "order"),
 }
+MAPS = ("labels", "order")
+"""Roles of pictures whose colours mean something, so that none may be mixed."""
 TRIES = 100
 """So many unreadable rows in succession end a run."""
 SKIPPED, MENDED = 1, 2
@@ -47,7 +51,7 @@ WINDOW = 8
 
 
 class TableSource(Source):
-    """caption, edit, picture, removal: a path, a URL of shards, or a table; null where there is none.
+    """caption, edit, picture, removal, labels, order: a path, a URL of shards, or a table; null where there is none.
 
     A path is a folder with metadata.jsonl, one written by `datasets`' save_to_disk, or shards with an index.
     size: side of the pictures in pixels: the largest centred square, resized (bicubic, antialiased).
@@ -69,6 +73,8 @@ class TableSource(Source):
         counts: Mapping[str, Mapping[str, int]] | None = None,
         buckets: list[float] | None = None,
         bucket_step: int = 64,
+        labels: str | Table | None = None,
+        order: str | Table | None = None,
     ) -> None:
         if not isinstance(size, int) or size < 16:
             raise ValueError(f"data.size={size!r}: expected a whole number of at least 16")
@@ -80,6 +86,8 @@ class TableSource(Source):
             "edit": edit,
             "picture": picture,
             "removal": removal,
+            "labels": labels,
+            "order": order,
         }
         self.side, self.max_pixels, self.counts = size, max_pixels, dict(counts or {})
         self.tables: dict[Need, Table] = {n: open_table(n, t) for n, t in given.items() if t is not None}
@@ -128,6 +136,9 @@ class TableSource(Source):
         """A record from a row of the table; Unreadable where it lacks something."""
         cells = {role: row.columns.get(column) for role, column in self.roles[need, split].items()}
         texts = {role: drawn(cells.get(role), rng) for role in ("caption", "instruction", "edited_caption")}
+        if need in MAPS:
+            image, shown_map = self._pictures(cells, ("image", need))
+            return Record(image, texts["caption"], row.key, map=shown_map)
         if "instruction" not in NEEDED[need]:
             (image,) = self._pictures(cells, ("image",))
             return Record(image, texts["caption"], row.key)
@@ -146,7 +157,7 @@ class TableSource(Source):
             images.append(to_rgb(open_picture(cells[role], self.max_pixels)))
         if len({image.size for image in images}) > 1:
             raise Unreadable(f"pictures of different sizes, {' and '.join(f'{i.width}x{i.height}' for i in images)}")
-        return [crop_to(image, *self.shape) for image in images]
+        return [crop_to(image, *self.shape, exact=role in MAPS) for image, role in zip(images, roles, strict=True)]
 
     def buckets(self) -> Sequence[Source]:
         """One source for each of `shapes` that holds records; only headers are read."""
@@ -203,13 +214,16 @@ class InBucket(Source):
         return order[order >= 0]
 
 
-def crop_to(image: Image.Image, height: int, width: int) -> Tensor:
-    """(3, height, width) uint8: the largest centred part of that shape, resized (bicubic, antialiased)."""
+def crop_to(image: Image.Image, height: int, width: int, exact: bool = False) -> Tensor:
+    """(3, height, width) uint8: the largest centred part of that shape, resized (bicubic, antialiased).
+
+    exact: take the nearest pixel's colour and mix none.
+    """
     scale = min(image.width / width, image.height / height)  # pixels of the picture to one of the result
     cut_width, cut_height = min(image.width, round(width * scale)), min(image.height, round(height * scale))
     left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
     cut = image.crop((left, top, left + cut_width, top + cut_height))  # nothing beside it bleeds in
-    resized = cut.resize((width, height), Image.Resampling.BICUBIC)
+    resized = cut.resize((width, height), Image.Resampling.NEAREST if exact else Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
 
@@ -247,7 +261,7 @@ def check_roles(need: Need, table: Table, split: Split) -> dict[str, str]:
     """Role -> column, or a ValueError where one is missing or holds texts in place of pictures."""
     try:
         roles = table.roles(split, NEEDED[need])
-        check_pictures(table, split, [roles[role] for role in NEEDED[need] if role in ("image", "edited_image")])
+        check_pictures(table, split, [roles[role] for role in NEEDED[need] if role in ("image", "edited_image", *MAPS)])
         return roles
     except ValueError as error:
         raise ValueError(f"data.{need}: {error}") from None

@@ -22,6 +22,8 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "edited_image": ("edited_image", "edited", "target_image"),
         "instruction": ("instruction", "edit_prompt"),
         "edited_caption": ("edited_caption", "edited_prompt", "target_caption"),
+        "labels": ("labels", "label_map", "segmentation"),
+        "order": ("order", "order_map"),
     }
 )
 """What a row is read for, and the columns that are tried where none is named. A caption may be a list: one is drawn."""
