@@ -6,13 +6,17 @@
     python experiments/sample.py adapter=<folder> base=<folder> task=edit prompt="..." image=in.png out=out.png
 
 mask: white where the picture shall be drawn anew. seed=0 steps=20 image_guidance=1.5 text_guidance=3 are optional.
+inherit="{level: block, every: 3}" and switch="{light: runs/<other>, until: 500}" draw faster: docs/faster.md.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
 adapter: of peft or diffusers, by others or by export.py, on base= or backbone=; sampling.sampler=ddim and other options
 are those of run.py.
 """
 
+from typing import Any
+
 from mtdiff.commands.command import run_command
 
+FASTER = ("inherit", "switch")
 OPTIONS = ("run", "task", "prompt", "image", "mask", "out", "seed", "steps", "image_guidance", "text_guidance")
 WHERE = ("adapter", "device", "packages", "base")
 
@@ -20,23 +24,23 @@ WHERE = ("adapter", "device", "packages", "base")
 def main(arguments: list[str]) -> None:
     from dataclasses import replace
 
-    from mtdiff.commands.arguments import read_number
+    from mtdiff.commands.arguments import read_mapping, read_number
     from mtdiff.commands.pictures import check_request, open_model, parse_request, write_picture
     from mtdiff.files import ENDINGS, check_writable
 
-    given, overrides = parse_request(arguments, (*OPTIONS, *WHERE))
+    given, overrides = parse_request(arguments, (*OPTIONS, *FASTER, *WHERE))
     seed, steps = read_number(given, "seed", int, 0, 0), read_number(given, "steps", int, low=1)
     scales = {name: read_number(given, f"{name}_guidance", float) for name in ("image", "text")}
     if steps is not None and steps > 1000:
         raise ValueError(f"steps={steps}: expected 1 to 1000")
+    sampling: dict[str, Any] = {key: read_mapping(given, key) for key in FASTER if key in given}
+    sampling |= {} if steps is None else {"steps": steps}
     out = check_writable("out", given["out"], ENDINGS)
-    node, load = open_model(given, overrides)
+    node, load = open_model(given, overrides, sampling)
     image, mask = check_request(node, given)
     from mtdiff.model.sampling import Guidance
 
     model = load()
-    if steps is not None:
-        model.painter = replace(model.painter, steps=steps)
     own = model.painter.guidance.get(given["task"], Guidance())
     guidance = replace(own, **{name: scale for name, scale in scales.items() if scale is not None})
     (drawn,) = model(given["task"], given.get("prompt", ""), image, mask, seed=seed, guidance=guidance)

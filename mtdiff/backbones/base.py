@@ -6,13 +6,15 @@ Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens,
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from mtdiff.types import Condition, Text
 
 SiteKind = Literal["ffn", "self_attention", "cross_attention", "block", "input"]
+Level = Literal["block", "layer", "unit"]
+UnitKind = Literal["ffn", "self_attention", "cross_attention"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class Site:
             setattr(self.parent, self.attribute, module)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A module that a drawing may skip in some steps, using again what it gave in an earlier one.
+
+    adds: the module returns its input plus something, and only what it adds is used again, on the step's own input.
+    """
+
+    module: nn.Module
+    adds: bool = False
+
+
 class Encoder(Protocol):
     """Makes latents and text embeddings: a backbone, or one that looks them up first."""
 
@@ -66,8 +79,10 @@ class Backbone(nn.Module, ABC):
 
     size: side of its pictures in pixels. latent_shape: (C, h, w) at that size.
     scheduler: a diffusers scheduler that carries the noise schedule and the prediction type.
+    levels: of what `parts` can name.
     """
 
+    levels: ClassVar[tuple[Level, ...]] = ()
     denoiser: nn.Module
     scheduler: Any
     size: int
@@ -92,6 +107,14 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sites(self, kind: SiteKind) -> list[Site]:
         """The places of one kind, in the order of the forward pass."""
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        """The modules whose results a drawing may inherit from an earlier step, as they are now, adapted or not.
+
+        block: all but the outermost blocks. layer: all but the last layer and the convolutions around. unit: every
+        attention or feed-forward layer of the kinds in `units`, which only this level reads.
+        """
+        raise ValueError(f"sampling.inherit.level={level}: {type(self).__name__} names nothing that may be inherited")
 
     def cut_prompts(self) -> Mapping[str, int]:
         """Prompts (their beginnings) that were longer than the text encoder reads, with the tokens that it reads."""

@@ -13,16 +13,17 @@ Letters: B batch, C latent channels, h w latent size, L text tokens, D text widt
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
 from mtdiff.backbones.latent import (
     LatentBackbone,
+    block_parts,
     byte_tokenizer,
     drawing,
     network,
@@ -31,7 +32,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
-from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites
+from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites, unit_parts
 from mtdiff.types import Condition, Text
 
 TEXT_ENCODERS: dict[str, tuple[Any, Any]] = {
@@ -42,6 +43,8 @@ TEXT_ENCODERS: dict[str, tuple[Any, Any]] = {
 
 class PixArt(LatentBackbone):
     """tokens: text length L (PixArt-Sigma: 300). The padding of a prompt is hidden from the transformer."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
 
     def __init__(
         self,
@@ -94,6 +97,10 @@ class PixArt(LatentBackbone):
             for i, block in enumerate(blocks)
             for site in transformer_block_sites(f"transformer_blocks.{i}", block, kind, ffn_norm="norm2")
         ]
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        net = self.denoiser
+        return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
 
     def sync_config(self) -> None:
         """diffusers has one switch for all norms of the blocks: where one has weights, the others get neutral ones."""

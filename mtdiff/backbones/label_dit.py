@@ -12,7 +12,7 @@ Letters: B batch, C latent channels, h w latent size, p patch size, N patches.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
@@ -20,10 +20,11 @@ from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings, LabelEm
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
 from mtdiff.backbones.hub import explained
 from mtdiff.backbones.latent import (
     LatentBackbone,
+    block_parts,
     drawing,
     network,
     noise_schedule,
@@ -31,7 +32,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
 )
 from mtdiff.backbones.modulation import absorb
-from mtdiff.backbones.stable_diffusion import transformer_block_sites
+from mtdiff.backbones.stable_diffusion import transformer_block_sites, unit_parts
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Condition, Text
 
@@ -66,6 +67,8 @@ class LabelTransformer(DiTTransformer2DModel):
 
 class LabelDiT(LatentBackbone):
     """labels: class by name. other: what a text that names no class stands for."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
 
     def __init__(
         self,
@@ -118,6 +121,10 @@ class LabelDiT(LatentBackbone):
             for i, block in enumerate(blocks)
             for site in transformer_block_sites(f"transformer_blocks.{i}", block, kind)
         ]
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        net = self.denoiser
+        return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
 
     def shards(self) -> list[nn.Module]:
         return list(self.denoiser.transformer_blocks)[1:]  # the first one's embedding is read once more at the end

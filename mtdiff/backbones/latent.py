@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
-from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.base import Backbone, Level, Part
 from mtdiff.backbones.hub import explained
 from mtdiff.files import hide_loading_bars
 
@@ -92,6 +92,11 @@ class LatentBackbone(Backbone):
         """
         (site,) = self.sites("input")
         self.denoiser.register_to_config(in_channels=site.width)
+
+
+def block_parts(blocks: nn.ModuleList, level: Level) -> list[Part]:
+    """Parts of a transformer's stack: all but the outermost blocks, or all but the last. Each adds to its input."""
+    return [Part(block, adds=True) for block in blocks[1 if level == "block" else 0 : -1]]
 
 
 # Text

@@ -11,10 +11,11 @@ Letters: B batch, C latent channels, h w latent size, L text tokens, D text widt
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from transformers import (
@@ -26,9 +27,10 @@ from transformers import (
     T5EncoderModel,
 )
 
-from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
 from mtdiff.backbones.latent import (
     LatentBackbone,
+    block_parts,
     byte_tokenizer,
     drawing,
     flow_schedule,
@@ -49,11 +51,15 @@ PARTS = {
     "tokenizer_2": CLIPTokenizer,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
+LAYERS = {"ffn": ("ff", "ff_context"), "self_attention": ("attn", "attn2"), "cross_attention": ()}
+"""Attributes of a block that are sites of each kind: its attention runs over text and picture together."""
 T5_PARTS = {"text_encoder_3": T5EncoderModel, "tokenizer_3": AutoTokenizer}
 
 
 class StableDiffusion3(LatentBackbone):
     """tokens: length of T5's part of the text. Without T5 that part is zeros, as the model was trained with too."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
 
     def __init__(
         self,
@@ -108,13 +114,21 @@ class StableDiffusion3(LatentBackbone):
         blocks, width = net.transformer_blocks, net.inner_dim
         if kind == "block":
             return [Site(f"transformer_blocks.{i}", blocks, str(i), width, branch=False) for i in range(len(blocks))]
-        attributes = {"ffn": ("ff", "ff_context"), "self_attention": ("attn", "attn2"), "cross_attention": ()}[kind]
+        attributes = LAYERS[kind]
         return [
             Site(f"transformer_blocks.{i}.{name}", block, name, width, norm_before(i, block, name, width))
             for i, block in enumerate(blocks)
             for name in attributes
             if getattr(block, name) is not None
         ]
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        net = self.denoiser
+        if level != "unit":
+            return block_parts(net.transformer_blocks, level)
+        blocks = [module for module in net.modules() if isinstance(module, JointTransformerBlock)]
+        layers = [getattr(block, name) for block in blocks for kind in units for name in LAYERS[kind]]
+        return [Part(layer) for layer in layers if layer is not None]
 
     def idle(self) -> list[str]:
         joint = [

@@ -1,14 +1,14 @@
 """Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text and picture sizes (2307.01952)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
 from mtdiff.backbones.latent import (
     LatentBackbone,
     byte_tokenizer,
@@ -19,7 +19,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
-from mtdiff.backbones.stable_diffusion import unet_sites
+from mtdiff.backbones.stable_diffusion import unet_parts, unet_sites
 from mtdiff.types import Condition, Text
 
 PARTS = {
@@ -35,6 +35,8 @@ PARTS = {
 
 class StableDiffusionXL(LatentBackbone):
     """zero_empty_prompt: the empty prompt is encoded as zeros, as the published base model was trained."""
+
+    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
 
     def __init__(
         self,
@@ -81,6 +83,9 @@ class StableDiffusionXL(LatentBackbone):
 
     def sites(self, kind: SiteKind) -> list[Site]:
         return list(unet_sites(self.denoiser, kind))
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        return list(unet_parts(self.denoiser, level, units))
 
 
 def load(

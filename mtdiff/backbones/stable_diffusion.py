@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -12,10 +12,10 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mtdiff.backbones.base import Site, SiteKind
+from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
 from mtdiff.backbones.latent import (
     LatentBackbone,
     byte_tokenizer,
@@ -41,6 +41,8 @@ PARTS = {
 class StableDiffusion(LatentBackbone):
     """One CLIP text encoder, whose last layer the UNet reads."""
 
+    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
+
     def __init__(
         self,
         unet: UNet2DConditionModel,
@@ -65,6 +67,31 @@ class StableDiffusion(LatentBackbone):
 
     def sites(self, kind: SiteKind) -> list[Site]:
         return list(unet_sites(self.denoiser, kind))
+
+    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
+        return list(unet_parts(self.denoiser, level, units))
+
+
+def unet_parts(unet: Any, level: Level, units: Sequence[UnitKind]) -> Iterator[Part]:
+    """Parts of any diffusers UNet. Modules that only feed other parts are among them: they have no work then either.
+
+    `block` leaves the level of the largest pictures, `layer` (DeepCache's choice, arXiv 2312.00858) its last layer.
+    """
+    if level == "unit":
+        yield from unit_parts(unet, units)
+        return
+    *inner, last = unet.up_blocks
+    skipped = [*unet.down_blocks[1 if level == "block" else 0 :], unet.mid_block, *inner]
+    if level == "layer":
+        skipped += [*last.resnets[:-1], *getattr(last, "attentions", [])[:-1]]
+    yield from (Part(module) for module in skipped if module is not None)
+
+
+def unit_parts(network: nn.Module, units: Sequence[UnitKind]) -> Iterator[Part]:
+    """Attention and feed-forward layers of every `BasicTransformerBlock`, wherever a method has put the block."""
+    for name, module in network.named_modules():
+        if isinstance(module, BasicTransformerBlock):
+            yield from (Part(site.module) for kind in units for site in transformer_block_sites(name, module, kind))
 
 
 def unet_sites(unet: Any, kind: SiteKind) -> Iterator[Site]:

@@ -91,6 +91,20 @@ def read_switch(given: Mapping[str, Any], key: str, default: bool) -> bool:
     return bool(value == "true")
 
 
+def read_mapping(given: Mapping[str, str], key: str) -> dict[str, Any] | None:
+    """An option that is null or a mapping in Hydra's own form, such as `{level: block, every: 3}`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(f"{key}={given[key]}").value()
+    except HydraException:
+        value = given[key]
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{key}={shown(given[key])}: expected null, or a mapping such as {{name: value}}")
+    return value
+
+
 def read_packages(given: Mapping[str, str]) -> tuple[str, ...]:
     """Packages whose classes a run may name: ours, and those of `packages=`, with commas between."""
     return (*PACKAGES, *(package for package in given.get("packages", "").split(",") if package))

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
+from mtdiff.config.signatures import PACKAGES
 from mtdiff.results.phases import Phases
-from mtdiff.runs.adapter import started
+from mtdiff.runs.adapter import read_light, started
 
 WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
@@ -57,7 +58,7 @@ def build_experiment(
     )
     return Experiment(
         module=module,
-        painter=make_painter(denoiser, settings.sampling),
+        painter=make_painter(denoiser, settings.sampling, read_other(plain, settings)),
         data=data,
         training=training,
         evaluation=evaluation,
@@ -95,6 +96,17 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
     if speed.compile:
         denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
     return denoiser, untouched
+
+
+def read_other(plain: Mapping[str, Any], settings: Settings) -> "Denoiser | None":
+    """The model that `sampling.switch` names, or None."""
+    base = plain["backbone"].get("weights")
+    about = read_light(settings.sampling.switch, plain, (*PACKAGES, *plain["packages"]), base)
+    if about is None:
+        return None
+    from mtdiff.runs.load import build_light
+
+    return build_light(about, construct(plain["backbone"]))
 
 
 def open_cache(where: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":

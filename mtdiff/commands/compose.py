@@ -21,7 +21,7 @@ from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.errors import ConfigError
 from mtdiff.files import shown
-from mtdiff.runs.adapter import started
+from mtdiff.runs.adapter import read_light, started
 from mtdiff.runs.checks import check_constructors, check_run, check_shape
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
@@ -148,6 +148,9 @@ def explain(overrides: Sequence[str], name: str, error: Exception) -> ConfigErro
             continue
         for leaf in list_leaves(override.key_or_group, override.value()):
             missing = find_siblings(leaf, known)
+            if missing == []:
+                parent, _, name = leaf.rpartition(".")
+                return ConfigError(f"{leaf}: {parent} is null; give it whole, as {parent}={{{name}: ...}}")
             if missing is not None:
                 there = ", ".join(missing)
                 return ConfigError(f"{leaf}: no such option{nearest(leaf, missing)}; there are {there}")
@@ -206,7 +209,8 @@ def check_configuration(config: DictConfig) -> dict[str, Any]:
     check(plain, packages=(*PACKAGES, *plain["packages"]))
     check_run(plain, own["logger"])
     started(plain)
-    Settings.read(plain)
+    switch = Settings.read(plain).sampling.switch
+    read_light(switch, plain, (*PACKAGES, *plain["packages"]), plain["backbone"].get("weights"))
     construct(plain["metrics"])
     return plain
 

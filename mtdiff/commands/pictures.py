@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mtdiff.commands.arguments import parse_options, read_packages, split_options
 from mtdiff.config.schema import construct, refuse
+from mtdiff.config.settings import Sampling
 from mtdiff.files import reason, shown
 from mtdiff.pictures import load_picture
-from mtdiff.runs.adapter import About, read_about
+from mtdiff.runs.adapter import About, choose_sampling, read_about
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,27 +38,38 @@ def parse_request(arguments: Sequence[str], allowed: Sequence[str]) -> tuple[dic
     return parse_options(own, allowed, ("adapter", "task", "out")), overrides
 
 
-def open_model(given: Mapping[str, str], overrides: Sequence[str]) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
-    """The node of the task that a request names, and what loads the model that draws it."""
+def open_model(
+    given: Mapping[str, str], overrides: Sequence[str], sampling: Mapping[str, Any] | None = None
+) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
+    """The node of the task that a request names, and what loads the model that draws it.
+
+    sampling: options over those of the run, or of the configuration.
+    """
     if "adapter" in given:
-        return open_adapter(given, overrides)
+        return open_adapter(given, overrides, sampling or {})
     about, options = read_run(given)
+    choose_sampling(about, sampling or {})
 
     def load() -> "Model":
         from mtdiff.runs.load import load_run
 
-        return load_run(given["run"], given.get("device", "cpu"), **options)
+        return load_run(given["run"], given.get("device", "cpu"), sampling=sampling, **options)
 
     return about.content["task"][given["task"]], load
 
 
-def open_adapter(given: Mapping[str, str], overrides: Sequence[str]) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
+def open_adapter(
+    given: Mapping[str, str], overrides: Sequence[str], sampling: Mapping[str, Any]
+) -> "tuple[Mapping[str, Any], Callable[[], Model]]":
     """As `open_model`, of an adapter folder of others; tasks and sampling are those of a run's configuration."""
     from mtdiff.commands.compose import read_configuration  # imports Hydra, which a run does not need
 
     if not Path(given["adapter"]).is_dir():
         raise ValueError(f"adapter={shown(given['adapter'])}: no such folder")
     plain, _ = read_configuration(overrides)
+    settings = Sampling(**{**plain["sampling"], **sampling})
+    if settings.switch is not None:
+        raise ValueError("sampling.switch: expected null with adapter=, which comes without a run")
     if given["task"] not in plain["task"]:
         raise refuse("task", given["task"], plain["task"])
     node, backbone = plain["task"][given["task"]], dict(plain["backbone"])
@@ -66,14 +78,14 @@ def open_adapter(given: Mapping[str, str], overrides: Sequence[str]) -> "tuple[M
         backbone |= {"weights": base, "revision": None} | ({} if sized else read_size(Path(base)))
 
     def load() -> "Model":
-        from mtdiff.config.settings import Sampling
+        from mtdiff.runs.checks import check_levels
         from mtdiff.runs.load import check_device
         from mtdiff.runs.peft_load import load_peft
 
         check_device(device := given.get("device", "cpu"))
         task, folder = construct(node), Path(given["adapter"])
-        sampling = Sampling(**plain["sampling"])
-        return load_peft(construct(backbone).to(device), folder, name=given["task"], task=task, sampling=sampling)
+        check_levels(backbone, settings.inherit)
+        return load_peft(construct(backbone).to(device), folder, name=given["task"], task=task, sampling=settings)
 
     return node, load
 

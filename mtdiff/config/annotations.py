@@ -72,4 +72,6 @@ def describe(annotation: ast.expr | None) -> str:
         case ast.Name(id=("int" | "float" | "bool" | "str") as name):
             words = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text"}
             return words[name]
+        case ast.Name(id="Any"):
+            return "of any kind"
     return "a value" if annotation is None else ast.unparse(annotation)

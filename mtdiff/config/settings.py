@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
+from mtdiff.config.drawing import Inherit, Switch
+
 
 def at_least(key: str, value: float, low: float) -> None:
     if not low <= value < float("inf"):
@@ -86,15 +88,22 @@ class Sampling:
     """guidance: {task: {image: s_I, text: s_T}}; a task that is not named has none.
 
     keep_known: a source's known pixels around a hole stay in the answer; see `mtdiff.model.painter.Painter`.
+    inherit, switch: null, or the options of `Inherit` and `Switch`, by which a drawing takes less time.
     """
 
     steps: int = 20
     sampler: Literal["ddim", "dpm++"] = "ddim"
     guidance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep_known: bool = True
+    inherit: Mapping[str, Any] | None = None
+    switch: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         between("sampling.steps", self.steps, 1, 1000)
+        if self.inherit is not None:
+            Inherit.read(self.inherit)
+        if self.switch is not None:
+            Switch.read(self.switch)
         for task, scales in self.guidance.items():
             if not isinstance(scales, Mapping):
                 raise ValueError(f"sampling.guidance.{task}={scales}: expected a mapping with image and text")

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from mtdiff.model.conditioning import encode_condition
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.model.sampling import Guidance, Known, guide, make_scheduler, paste_known, sample
+from mtdiff.model.drawing import Drawing, Step, Switch, map_tasks, plan_steps
+from mtdiff.model.inheritance import Inheritance
+from mtdiff.model.sampling import Denoise, Guidance, Known, guide, make_scheduler, paste_known, sample, set_times
 from mtdiff.rng import torch_rng
 from mtdiff.types import Batch, Condition
 
@@ -29,6 +31,7 @@ class Painter:
 
     guidance: scales by task; a task that is not named has none. sampler: one of `SAMPLERS`. steps: calls of it.
     keep_known: what is known of an answer, the source around a hole, is held to while drawing and is pasted at the end.
+    inherit: parts of the network that some steps do not compute anew. switch: another model that draws some steps.
     """
 
     denoiser: Denoiser
@@ -36,6 +39,16 @@ class Painter:
     sampler: str
     steps: int
     keep_known: bool = True
+    inherit: Inheritance | None = None
+    switch: Switch | None = None
+
+    def __post_init__(self) -> None:
+        models = [self.denoiser] if self.switch is None else [self.denoiser, self.switch.light]
+        if self.inherit is not None:
+            for model in models:
+                self.inherit.find_parts(model)
+        if self.switch is not None:
+            map_tasks(self.denoiser.tasks, self.switch.light.tasks)
 
     @torch.no_grad()
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
@@ -52,4 +65,19 @@ class Painter:
         scales = [self.guidance.get(tasks[k], Guidance()) for k in condition.task.tolist()]
         guided = guide(condition, backbone.embed([""]), scales)
         known = Known.of(condition) if self.keep_known else None
-        return sample(self.denoiser, make_scheduler(self.sampler, backbone.scheduler), guided, noise, self.steps, known)
+        scheduler = make_scheduler(self.sampler, backbone.scheduler)
+        return sample(self.start(noise.device), scheduler, guided, noise, self.steps, known)
+
+    def plan(self) -> list[Step]:
+        """What every step of a drawing computes."""
+        scheduler = make_scheduler(self.sampler, self.denoiser.backbone.scheduler)
+        set_times(scheduler, self.steps, torch.device("cpu"))
+        return plan_steps(scheduler.timesteps.tolist(), self.inherit, self.switch)
+
+    def start(self, device: torch.device) -> Denoise:
+        """Make what predicts in one drawing; what its steps keep for later ones goes with it."""
+        if self.inherit is None and self.switch is None:
+            return self.denoiser
+        if self.switch is not None:
+            self.switch.light.to(device)
+        return Drawing(self.denoiser, self.plan(), self.inherit, self.switch)

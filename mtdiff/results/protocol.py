@@ -9,7 +9,7 @@ from mtdiff.results.record import Result
 
 JUDGED_BY = ("data", "metrics", "evaluation.split", "evaluation.per_task", "evaluation.seed")
 """Configuration keys (with all below them) that decide what is drawn and how it is judged, whatever the task."""
-SAMPLED_BY = ("sampling.sampler", "sampling.steps")
+SAMPLED_BY = ("sampling.sampler", "sampling.steps", "sampling.inherit", "sampling.switch")
 LIBRARIES = ("mtdiff", "lpips")
 """Packages that hold the metrics: another version is another metric until shown otherwise."""
 

@@ -113,6 +113,52 @@ def started(plain: Mapping[str, Any]) -> About | None:
     return about
 
 
+def choose_sampling(about: About, given: Mapping[str, Any]) -> Sampling:
+    """The sampling of a run, with what the caller gives over it. ValueError where that is no sampling."""
+    check_arguments("sampling", list(signature("mtdiff.config.settings.Sampling")), given)
+    chosen = Sampling(**{**about.content["sampling"], **given})
+    if chosen.switch is not None and "switch" not in given and chosen.switch["light"] not in shipped():
+        raise ValueError(
+            f"{about.path}: sampling.switch.light={shown(chosen.switch['light'])}: a run may not lead to other files; "
+            "name that run yourself with switch=..., or draw without it by switch=null"
+        )
+    return chosen
+
+
+def read_light(
+    switch: Mapping[str, Any] | None, full: About | Mapping[str, Any], packages: Sequence[str], base: str | None = None
+) -> About | None:
+    """The other run of a drawing, or None. ValueError where it can be seen already that it is of another base.
+
+    full: the run that is drawn with, or the configuration of one.
+    """
+    if switch is None:
+        return None
+    light = read_about(Path(switch["light"]), packages, base, "sampling.switch.light")
+    own: Any = full.content if isinstance(full, About) else full
+    names, hashes = ([f(node) for node in (light.content, own)] for f in (name_base, lambda node: node.get("base")))
+    if any(all(pair) and pair[0] != pair[1] for pair in (names, hashes)):
+        expected = f"expected a run on the same base, {shown(own['backbone'])}"
+        raise ValueError(f"sampling.switch.light={shown(switch['light'])}: is on another base; {expected}")
+    missing = [task for task in own["tasks"] if task not in light.tasks]
+    if missing:
+        raise ValueError(
+            f"sampling.switch.light={shown(switch['light'])}: was not trained for {missing[0]}, "
+            f"expected one for {', '.join(own['tasks'])}"
+        )
+    return light
+
+
+def name_base(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What tells that a base is another one without reading it; None for a folder, or what the hub has newest."""
+    node = fill_defaults({"backbone": content["backbone"]})["backbone"]
+    if node.get("weights") in ("random", "meta"):
+        return {k: v for k, v in node.items() if k != "attention"}
+    if node.get("weights") in BUILT_IN or node.get("revision") is not None:
+        return {k: node.get(k) for k in ("_target_", "weights", "revision")}
+    return None
+
+
 def check_base(about: About, found: str) -> None:
     """Refuse a base whose weights are not those that the adapter was trained on. found: the hash of its weights."""
     recorded = about.content.get("base")

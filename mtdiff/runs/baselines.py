@@ -46,12 +46,16 @@ def judge_baselines(run: Experiment, batch: Batch, drawn: Tensor | None) -> list
 
 
 def make_base_painter(run: Experiment) -> Painter | None:
-    """The untouched base as it answers: it reads the prompt, under the largest scale, and sees no source."""
+    """The untouched base as it answers: it reads the prompt, under the largest scale, and sees no source.
+
+    It computes every step itself, however fast the run draws.
+    """
     if run.untouched is None:
         return None
     text = Guidance(text=max((g.text for g in run.painter.guidance.values()), default=1.0))
     untouched = run.untouched.to(run.module.device)
-    return replace(run.painter, denoiser=untouched, guidance=dict.fromkeys(untouched.tasks, text))
+    guidance = dict.fromkeys(untouched.tasks, text)
+    return replace(run.painter, denoiser=untouched, guidance=guidance, inherit=None, switch=None)
 
 
 def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:

@@ -4,12 +4,13 @@
 """
 
 import ast
+import importlib
 import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_type_hints
 
 from mtdiff.config.annotations import finite
 from mtdiff.config.schema import check_arguments, construct, nearest, refuse
@@ -85,6 +86,7 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
     check_trainer(plain["trainer"])
     check_launcher(plain["trainer"], os.environ)
     check_speed(plain["speed"], plain["trainer"])
+    check_drawing(plain)
     if plain["training"].get("optimizer") == "adamw_8bit" and plain["trainer"].get("accelerator") == "cpu":
         raise ConfigError("training.optimizer=adamw_8bit: expected trainer.accelerator=gpu, or adamw on a CPU")
 
@@ -183,6 +185,26 @@ def check_launcher(trainer: Mapping[str, Any], environment: Mapping[str, str]) -
             raise ConfigError(f"{name}={shown(environment[name])}: is of {several}; unset {name}")
 
 
+def check_drawing(plain: Mapping[str, Any]) -> None:
+    """A compiled network does not ask its modules one by one, so that none of them can be skipped."""
+    if plain["speed"].get("compile") and plain["sampling"].get("inherit") is not None:
+        raise ConfigError("speed.compile=true: expected false with sampling.inherit")
+
+
+def check_levels(backbone: Mapping[str, Any], inherit: Mapping[str, Any] | None) -> None:
+    """Refuse inheritance that a configured backbone does not name, before it is loaded. Imports its module."""
+    if inherit is None:
+        return
+    module, _, name = str(backbone["_target_"]).rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    found = made if isinstance(made, type) else get_type_hints(made).get("return")
+    levels = getattr(found, "levels", ())
+    if not levels:
+        raise ConfigError(f"sampling.inherit={shown(inherit)}: expected null, since {name} names nothing to inherit")
+    if inherit["level"] not in levels:
+        raise refuse("sampling.inherit.level", inherit["level"], levels)
+
+
 def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     """A fused optimiser scales float16's gradients back by itself, too late for clipping."""
     if speed.get("fused") and str(trainer.get("precision")) in ("16-mixed", "16"):
@@ -211,6 +233,7 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
 
     from mtdiff.training.parallel import trainer_arguments
 
+    check_levels(plain["backbone"], plain["sampling"].get("inherit"))
     for node in (plain["method"], plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
     accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")

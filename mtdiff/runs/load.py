@@ -19,15 +19,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
+from mtdiff.config import drawing
 from mtdiff.config.schema import construct
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.files import check_header, reason, shown
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.model.drawing import Switch
+from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import hash_weights
-from mtdiff.runs.adapter import About, check_base, read_about
+from mtdiff.runs.adapter import About, check_base, choose_sampling, read_about, read_light
+from mtdiff.runs.checks import check_levels
 from mtdiff.runs.model import Model
 from mtdiff.tasks.base import Task
 
@@ -41,35 +45,63 @@ class Refused(ValueError):
 
 
 def load_run(
-    folder: str | Path, device: str = "cpu", packages: Sequence[str] = PACKAGES, base: str | None = None
+    folder: str | Path,
+    device: str = "cpu",
+    packages: Sequence[str] = PACKAGES,
+    base: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load the model that a run left. ValueError in one line where the folder does not hold one.
 
     packages: whose classes may be constructed. base: the base model, where it is a folder of yours or not pinned.
+    sampling: options over the run's own, such as {"steps": 10} or {"inherit": {"level": "block", "every": 3}}.
     """
     check_device(device)
     about = read_about(Path(folder), packages, base)
+    settings = choose_sampling(about, sampling or {})
+    check_levels(about.backbone, settings.inherit)
+    light = read_light(settings.switch, about, packages, base)
     tasks = build_tasks(about)
     check_header(about.weights)
     with explain_failure(about):
         backbone = build_base(about, check_plan=lambda shapes: check_adapter(about.weights, shapes, about.digest))
     check_base(about, hash_weights(backbone.parameters()))
+    other = None if light is None else build_light(light, backbone)
     with explain_failure(about):
         denoiser = Denoiser(backbone, construct(about.content["method"]), about.tasks)
     load_adapter(denoiser, about)
-    return Model(make_painter(denoiser.to(device).eval(), about.sampling), tasks)
+    return Model(make_painter(denoiser.to(device).eval(), settings, other), tasks)
 
 
-def make_painter(denoiser: Denoiser, sampling: Sampling) -> Painter:
-    """Make a painter with the sampler, steps, guidance and known pixels of a run's settings."""
-    guidance = {task: Guidance(**scales) for task, scales in sampling.guidance.items()}
+def make_painter(denoiser: Denoiser, sampling: Sampling, light: Denoiser | None = None) -> Painter:
+    """Make a painter of a run's settings. light: the model that `sampling.switch` names."""
+    inherit = None if sampling.inherit is None else Inheritance(**vars(drawing.Inherit.read(sampling.inherit)))
+    switch = None
+    if (light is None) != (sampling.switch is None):
+        raise ValueError("sampling.switch: expected null here, where no other run is read")
+    if light is not None and sampling.switch is not None:
+        named = drawing.Switch.read(sampling.switch)
+        switch = Switch(light=light, until=named.until, first=named.first)
     return Painter(
         denoiser=denoiser,
-        guidance=guidance,
+        guidance={task: Guidance(**scales) for task, scales in sampling.guidance.items()},
         sampler=sampling.sampler,
         steps=sampling.steps,
         keep_known=sampling.keep_known,
+        inherit=inherit,
+        switch=switch,
     )
+
+
+def build_light(about: About, base: Backbone) -> Denoiser:
+    """The other model of a drawing, on a copy of the untouched base; only the denoising network is copied."""
+    check_base(about, hash_weights(base.parameters()))
+    around = {id(module): module for module in base.children() if module is not base.denoiser}
+    with explain_failure(about):
+        light = Denoiser(copy.deepcopy(base, around), construct(about.content["method"]), about.tasks)
+    check_header(about.weights)
+    load_adapter(light, about)
+    return light.eval()
 
 
 def check_device(device: str) -> None:
