@@ -34,7 +34,8 @@ def summarise_cell(column: Column, runs: Sequence[Result], rule: Protocol) -> Ce
         return Cell(None, reason=reason)
     note = f"{len(values)} of {len(concerned)} runs: {reason}" if len(values) < len(concerned) else None
     scores = {seed: row.values for seed, row in by_seed.items() if row.value is not None and row.values is not None}
-    return replace(combine_rows(values), note=note, scores=scores)
+    known = {seed: row.value for seed, row in by_seed.items() if row.value is not None}
+    return replace(combine_rows(values), note=note, scores=scores, values=known)
 
 
 def describe_stop(run: Result) -> str:
@@ -56,7 +57,16 @@ def mean_cost(runs: Sequence[Result]) -> Cost:
         mean(run.params["total_for_all_tasks"] for run in runs),
         mean(run.cost["flops"] for run in runs),
         mean(run.cost["latency_ms"]["median"] for run in runs),
+        mean(run.cost["peak_memory_mb"] for run in runs),
+        mean(seen for run in runs for seen in samples_per_task(run)),
     )
+
+
+def samples_per_task(run: Result) -> list[int]:
+    """Training examples that a run has seen, of each of its tasks."""
+    weights = run.config.get("weights") or {}
+    shares = [weights.get(task, 1) for task in run.tasks]
+    return [round(run.samples_seen * share / sum(shares)) for share in shares]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -76,7 +86,7 @@ def list_references(
         marks = [backbone] * (len({k[1] for k in groups}) > 1) + [data] * (len({k[2] for k in groups}) > 1)
         label = model + (f" ({', '.join(marks)})" if marks else "")
         cells = [reference_cell(column, runs, model, rules[column.task]) for column in columns]
-        yield Line(label, cells, Cost(), reference=True)
+        yield Line(label, cells, Cost(), reference=True, runs=runs)
 
 
 def reference_cell(column: Column, runs: Sequence[Result], model: str, rule: Protocol) -> Cell:

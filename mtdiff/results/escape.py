@@ -1,11 +1,13 @@
-"""Text of a result on its way out: the one place where it is made safe for the terminal, Markdown, HTML and LaTeX.
+"""Text of a result on its way out: the one place where it is made safe for the terminal, Markdown, HTML, scripts, LaTeX.
 
 Results may come from someone else. Whatever a name or a reason holds, it is shown as these characters, on one line:
 no colour, link, picture, tag or command of it is live, and control characters are written out (`\\x1b`).
 """
 
 import html
+import json
 import re
+from typing import Any
 
 from mtdiff.files import shown
 
@@ -53,6 +55,12 @@ def escape_markdown(text: str) -> str:
 def escape_html(text: str) -> str:
     """Plain text in HTML, inside quoted attributes too."""
     return html.escape(shown(text, LONGEST))
+
+
+def escape_script(value: Any) -> str:
+    """JSON inside a `<script>`: no character of it ends the element or opens a comment, and it parses to `value`."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def escape_latex(text: str) -> str:

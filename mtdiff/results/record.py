@@ -118,6 +118,7 @@ class Result:
         dict[str, Any], optional(MAPPING), "what method and training report of themselves: routers, deviations, curves"
     ] = field(default_factory=dict)
     error: Annotated[str | None, optional(or_null(TEXT)), "why the run is not complete"] = None
+    data_hash: Annotated[str | None, optional(or_null(TEXT)), "SHA-256 of the test examples that were judged"] = None
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing. Numbers that are not finite become null; paths lose this machine's part."""

@@ -71,20 +71,39 @@ class Study:
         return replace(self, runs=list(runs))
 
 
-def read(patterns: str) -> Study:
-    """The largest study among the files that glob patterns find."""
+def find_runs(patterns: str) -> tuple[list[Run], list[str]]:
+    """Every run once among the files that glob patterns find, and why others cannot be read."""
     found = find(patterns)
     if not found:
-        return Study([], [f"No result fits {patterns}."])
+        return [], [f"No result fits {patterns}."]
     notes = [f"Left blank: {name_file(one)}: {one.reason}." for one in found if one.result is None]
     every = [Run(one.path, one.result) for one in found if one.result is not None]
-    runs, others = split_by_setup(list({identity(run.result): run for run in every}.values()))
+    return list({identity(run.result): run for run in every}.values()), notes
+
+
+def read_studies(patterns: str) -> tuple[list[Study], list[str]]:
+    """All studies among the files that glob patterns find, the largest first; and why files cannot be read."""
+    others, notes = find_runs(patterns)
+    studies = []
+    while others:
+        runs, others = split_by_setup(others)
+        studies.append(Study(blank_odd_rows(runs), name_broken(runs)))
+    return studies, notes
+
+
+def name_broken(runs: Sequence[Run]) -> list[str]:
+    return [f"Not complete: {run.label} {run.result.status}." for run in runs if run.result.status != "complete"]
+
+
+def read(patterns: str) -> Study:
+    """The largest study among the files that glob patterns find."""
+    every, notes = find_runs(patterns)
+    runs, others = split_by_setup(every)
     if others:
         names = "; ".join(f"{run.label}: {describe_difference(run.result, runs[0].result)}" for run in others[:4])
         more = f"; and {len(others) - 4} more" if len(others) > 4 else ""
         notes.append(f"Left out, since of another base, data or budget: {names}{more}.")
-    notes += [f"Not complete: {run.label} {run.result.status}." for run in runs if run.result.status != "complete"]
-    return Study(blank_odd_rows(runs), notes)
+    return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)])
 
 
 def name_file(one: Found) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from mtdiff.results.cells import list_references, mean_cost, summarise_cell
+from mtdiff.results.cells import list_references, mean_cost, samples_per_task, summarise_cell
 from mtdiff.results.grouping import group_results, label_lines
 from mtdiff.results.protocol import commonest
 from mtdiff.results.ranking import rank_lines
@@ -32,7 +32,7 @@ def summarise(results: Sequence[Result]) -> Table:
     rules = {task: commonest(results, task) for task in tasks}
     labels, notes = label_lines(groups)
     lines = [
-        Line(labels[k], [summarise_cell(c, runs, rules[c.task]) for c in columns], mean_cost(runs))
+        Line(labels[k], [summarise_cell(c, runs, rules[c.task]) for c in columns], mean_cost(runs), runs=runs)
         for k, runs in groups.items()
     ]
     return Table(
@@ -40,12 +40,6 @@ def summarise(results: Sequence[Result]) -> Table:
         [*rank_lines(lines, columns), *list_references(results, columns, rules)],
         [*notes, *list_warnings(results)],
     )
-
-
-def samples_per_task(run: Result) -> list[int]:
-    weights = run.config.get("weights") or {}
-    shares = [weights.get(task, 1) for task in run.tasks]
-    return [round(run.samples_seen * share / sum(shares)) for share in shares]
 
 
 def list_warnings(results: Sequence[Result]) -> Iterator[str]:

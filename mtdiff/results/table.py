@@ -3,12 +3,12 @@
 A line is a method under one configuration; a column holds what was judged in the same way only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import Scores
-from mtdiff.results.record import Direction
+from mtdiff.results.record import Direction, Result
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cell:
     """interval: over seeds (Student's t) from two runs on, else over the one run's n examples.
 
     best, tied: best of its column; not significantly worse than the best. reason: why there is no interval.
-    note: what is missing beside a value. scores: of each example, by seed, where the results carry them.
+    note: what is missing beside a value. values: by seed. scores: of each example, by seed, where the results carry them.
     """
 
     interval: Interval | None
@@ -34,25 +34,32 @@ class Cell:
     reason: str | None = None
     note: str | None = None
     scores: Scores = field(default_factory=dict, repr=False)
+    values: Mapping[int, float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters: trained in a run, used by a call, needed for all tasks. flops of one call; median latency in ms."""
+    """Parameters: trained in a run, used by a call, needed for all tasks. Of one call: flops, median latency in ms,
+    peak memory in MB. examples: of each task, seen in training."""
 
     trainable: float | None = None
     total: float | None = None
     total_for_all_tasks: float | None = None
     flops: float | None = None
     latency_ms: float | None = None
+    memory_mb: float | None = None
+    examples: float | None = None
 
 
 @dataclass(frozen=True)
 class Line:
+    """runs: the results that stand behind it."""
+
     label: str
     cells: list[Cell]
     cost: Cost
     reference: bool = False
+    runs: Sequence[Result] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from mtdiff.errors import Interrupted, RunError, one_line
 from mtdiff.results.record import Result
+from mtdiff.runs.baselines import hash_batch
 from mtdiff.runs.evaluation import evaluate
 from mtdiff.runs.experiment import Experiment
 from mtdiff.runs.keep import build_report, keep_result, save_adapter, save_samples, write_evaluation
@@ -46,6 +47,7 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         write_evaluation(run.folder, rows)
         spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
         result = replace(result, status="complete", seconds=spent, rows=rows, method_report=report)
+        result = replace(result, data_hash=hash_batch(batch))
         result.save(path)
     except BaseException as error:
         close(open_loggers, HURRY)
