@@ -11,10 +11,16 @@ if "MTDIFF_CACHE" not in os.environ:  # the user's own stays as it is; worker pr
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads than one each would wait for others
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 from tiny import BACKBONES
 
 from mtdiff.backbones.base import Backbone
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture
@@ -27,3 +33,12 @@ def tiny_unet() -> Backbone:
 def tiny_backbone(request: pytest.FixtureRequest) -> Backbone:
     """Each tiny backbone in turn."""
     return BACKBONES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Chromium without a screen."""
+    from browser import open_browser  # starts nothing for tests that need none
+
+    with open_browser() as opened:
+        yield opened

@@ -1,7 +1,8 @@
-"""Text of a result on its way out: the one place where it is made safe for the terminal, Markdown, HTML, scripts, LaTeX.
+"""Text of a result on its way out: the one place where it is made safe for where it goes.
 
-Results may come from someone else. Whatever a name or a reason holds, it is shown as these characters, on one line:
-no colour, link, picture, tag or command of it is live, and control characters are written out (`\\x1b`).
+Terminal, Markdown, HTML, its scripts, LaTeX. Results may come from someone else. Whatever a name or a reason holds, it
+is shown as these characters, on one line: no colour, link, picture, tag or command of it is live, and control
+characters are written out (`\\x1b`).
 """
 
 import html

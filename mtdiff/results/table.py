@@ -23,7 +23,8 @@ class Cell:
     """interval: over seeds (Student's t) from two runs on, else over the one run's n examples.
 
     best, tied: best of its column; not significantly worse than the best. reason: why there is no interval.
-    note: what is missing beside a value. values: by seed. scores: of each example, by seed, where the results carry them.
+    note: what is missing beside a value. values: by seed. scores: of each example, by seed, where the results carry
+    them.
     """
 
     interval: Interval | None

@@ -28,6 +28,8 @@ from mtdiff.types import Batch
 
 log = logging.getLogger(__name__)
 GRID_COLUMNS = 8
+WALL_COLUMNS, WALL_PIXELS = 32, 4_000_000
+"""Examples of a wall at most, and pixels of its picture: at 64 px it takes 400,000, from 512 px on a grid is enough."""
 
 
 def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -74,13 +76,21 @@ def build_report(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, An
 
 
 def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:
-    """`samples/<task>.png`: source, answer and truth of the first test examples."""
+    """`samples/<task>.png`: source, answer and truth of the first test examples. `samples/wall/<task>.png`: of more of
+    them, and their prompts in `samples/wall/<task>.json`."""
+    columns = min(WALL_COLUMNS, WALL_PIXELS // (3 * answers.shape[-2] * answers.shape[-1]))
     for k, task in enumerate(run.data.tasks):
-        part = batch.task == k
-        few, drawn = batch.rows(part), answers[part][:GRID_COLUMNS]
-        shown = few.rows(torch.arange(len(few)) < GRID_COLUMNS)
-        path, chosen = run.folder / "samples" / f"{task}.png", torch.ones(len(drawn), dtype=torch.bool)
-        save_grid(path, shown, drawn, chosen, root=run.folder)
+        part, samples = batch.task == k, run.folder / "samples"
+        few, drawn = batch.rows(part), answers[part]
+        save_first(samples / f"{task}.png", few, drawn, GRID_COLUMNS, run.folder)
+        save_first(samples / "wall" / f"{task}.png", few, drawn, max(columns, GRID_COLUMNS), run.folder)
+        prompts = json.dumps({"prompts": few.prompt[: max(columns, GRID_COLUMNS)]}, ensure_ascii=False)
+        write_atomically(samples / "wall" / f"{task}.json", prompts + "\n", run.folder)
+
+
+def save_first(path: Path, batch: Batch, answers: Tensor, columns: int, root: Path) -> None:
+    """A grid of the first examples of a batch and their answers (B, 3, H, W)."""
+    save_grid(path, batch, answers, torch.arange(len(answers)) < columns, root=root)
 
 
 def write_evaluation(folder: Path, rows: Iterable[Row]) -> None:

@@ -106,14 +106,14 @@ async function drawStrips(i, b) {
 
 // Learning curves
 
-const listCurves = () => study.runs.flatMap((run) => (run.curves[$("curve").value] ?? []).map(([step, value]) => ({ run: run.name, what: run.label, step, value })));
+const listCurves = () => study.runs.flatMap((run) => (run.curves[$("curve").value] ?? []).map(([step, value]) => ({ run: run.name, what: run.label, line: run.line, step, value })));
 async function drawCurves() {
   const points = listCurves();
   const name = $("curve").value;
   $("curve-empty").textContent = points.length ? "" : "No result carries learning curves.";
   if (!points.length) return clear("curve-plot");
-  const names = [...new Set(points.map((point) => point.what))];
-  const colour = { field: "what", type: "nominal", title: null, scale: scale(names), legend: names.length > 24 ? null : undefined };
+  const names = [...new Set(points.map((point) => point.line))];
+  const colour = { field: "line", type: "nominal", title: null, scale: scale(names), legend: names.length > 24 ? null : undefined };
   const encoding = { x: { field: "step", type: "quantitative", title: "training step" }, y: { field: "value", type: "quantitative", title: name, scale: { zero: false } }, color: colour, detail: { field: "run" }, tooltip: ["run", "what", "step", "value"].map((field) => ({ field })) };
-  await plot("curve-plot", { height: 280, data: { values: points }, mark: { type: "line", point: names.length <= 24, aria: false }, encoding }, `${name} over training, ${names.length} runs`);
+  await plot("curve-plot", { height: 280, data: { values: points }, mark: { type: "line", point: names.length <= 24, aria: false }, encoding }, `${name} over training: ${names.join(", ")}`);
 }

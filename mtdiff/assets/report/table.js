@@ -42,7 +42,7 @@ const shownColumns = () => study.columns.filter((column) => ["", column.task].in
 function drawTable() {
   const columns = shownColumns();
   const costs = Object.keys(content.costs);
-  const head = ["method", ...columns.map((c) => `${c.task} ${c.metric}`), "seeds", ...Object.values(content.costs)];
+  const head = ["method", ...columns.map((c) => `${c.task}\n${c.metric}`), "seeds", ...Object.values(content.costs)];
   const rows = study.lines.map((line) => ({
     kind: line.reference ? "reference" : null,
     cells: [line.label, ...columns.map((c) => describeCell(line.cells[study.columns.indexOf(c)], c)), { text: line.seeds, order: parseInt(line.seeds, 10) || 0 },

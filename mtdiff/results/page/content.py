@@ -46,7 +46,8 @@ def describe_results(patterns: str, store: Store) -> dict[str, Any]:
 def describe_study(study: Study, first: Study, store: Store) -> dict[str, Any]:
     table = summarise(study.results)
     places = {id(run.result): i for i, run in enumerate(study.runs)}
-    labels = label_runs(study, table)
+    lines = list(name_lines(study, table))
+    labels = [label_run(run.result, line, study) for run, line in zip(study.runs, lines, strict=True)]
     walls, left_out = describe_pictures(study.runs, labels, store)
     notes = [*study.notes, *table.notes, *left_out, *list_reasons(table)]
     return {
@@ -56,7 +57,7 @@ def describe_study(study: Study, first: Study, store: Store) -> dict[str, Any]:
         "verdicts": [describe_verdict(table, column) for column in study.headlines if column in table.columns],
         "undominated": {key: [list_undominated(table, i, key) for i in range(len(table.columns))] for key in COSTS},
         "differences": list(list_differences(table)),
-        "runs": [describe_run(run, label) for run, label in zip(study.runs, labels, strict=True)],
+        "runs": [describe_run(*parts) for parts in zip(study.runs, lines, labels, strict=True)],
         "walls": walls,
         "notes": [shown(note, 500) for note in dict.fromkeys(notes)],
     }
@@ -168,21 +169,23 @@ def list_differences(table: Table) -> Iterator[dict[str, Any]]:
 # Runs
 
 
-def label_runs(study: Study, table: Table) -> list[str]:
-    """A run as its line of the table is called, with its seed, and its task where the line is of models of one task."""
+def name_lines(study: Study, table: Table) -> Iterator[str]:
+    """The line of the table that each run belongs to."""
     lines = {id(run): line.label for line in table.lines if not line.reference for run in line.runs}
-
-    def label(result: Result) -> str:
-        alone = [result.tasks[0]] if len(result.tasks) == 1 < len(study.tasks) else []
-        return shown(", ".join([lines[id(result)], *alone, f"seed {result.seed}"]), 300)
-
-    return [label(run.result) for run in study.runs]
+    return (shown(lines[id(run.result)], 300) for run in study.runs)
 
 
-def describe_run(run: Run, label: str) -> dict[str, Any]:
+def label_run(result: Result, line: str, study: Study) -> str:
+    """A run's line and seed, and its task where the line is of models of one task."""
+    alone = [result.tasks[0]] if len(result.tasks) == 1 < len(study.tasks) else []
+    return shown(", ".join([line, *alone, f"seed {result.seed}"]), 300)
+
+
+def describe_run(run: Run, line: str, label: str) -> dict[str, Any]:
     result = run.result
     return {
         "name": shown(name_run(run.path)),
+        "line": line,
         "label": label,
         "status": result.status,
         "error": shown(result.error, 500) if result.error else None,
@@ -202,13 +205,9 @@ def describe_origin(result: Result) -> dict[str, str]:
     commit = (result.git.get("commit") or "unknown")[:12] + (" with changes" if result.git.get("dirty") else "")
     times = [f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items() if seconds is not None]
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    made = {
-        "commit": commit,
-        "data": result.data_hash or "not recorded",
-        "device": result.device,
-        "time": ", ".join(times),
-    }
-    return {key: shown(value, 500) for key, value in {**made, "versions": versions}.items()}
+    data = (result.data_hash or "not recorded")[:16]
+    made = {"commit": commit, "data": data, "device": result.device, "time": ", ".join(times), "versions": versions}
+    return {key: shown(value, 500) for key, value in made.items()}
 
 
 def read_curves(result: Result) -> Iterator[tuple[str, list[list[float]]]]:

@@ -5,7 +5,7 @@ Run folders may be someone else's: pictures are read within bounds, and what doe
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from mtdiff.results.study import Run
 
 Pixels = NDArray[np.uint8]
 ALIKE = 12.0
-"""Mean difference of two truths, in 255ths, up to which they are of the same examples: WebP blurs, other ones differ."""
+"""Mean difference of two truths, in 255ths, up to which they are of the same examples: WebP blurs a little."""
 QUALITY = 90  # of WebP
 EMPTY = 2.0  # standard deviation of a source that is plain grey: the task has none
 
@@ -74,14 +74,14 @@ def gather_strips(runs: Sequence[Run], labels: Sequence[str], task: str) -> tupl
         if task not in run.result.tasks or run.result.status != "complete":
             continue
         try:
-            strips = read_strips(run.path, task)
+            strips, prompts = read_strips(run.path, task), read_prompts(run.path, task)
         except ValueError as error:
             left_out.append(f"{task}: the pictures of {label} cannot be shown: {shown(error, 300)}")
             continue
         if strips is None:
             without.append(label)
             continue
-        found = found or begin_strips(strips, read_prompts(run.path, task))
+        found = found or begin_strips(strips, prompts)
         if alike(strips[2], found.truth):
             add_answers(found, place, strips[1])
         else:
@@ -115,7 +115,7 @@ def alike(a: Pixels, b: Pixels) -> bool:
 
 def describe_pictures(
     runs: Sequence[Run], labels: Sequence[str], store: Store
-) -> tuple[list[Mapping[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """A wall for each task that has pictures, as the page reads it, and what is left out."""
     walls, notes = [], []
     for task in dict.fromkeys(task for run in runs for task in run.result.tasks):

@@ -35,13 +35,14 @@ def write_report(patterns: str, out: Path, *, inline: bool = False) -> Path:
 
 def build_page(content: Mapping[str, Any], libraries: Iterable[Library]) -> str:
     libraries = list(libraries)
+    ours = Library("What the bundles hold", "", "", (ASSETS / "licences.txt").read_text(encoding="utf-8"))
     own = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     parts = {
         "style": "\n".join([*(library.style for library in libraries), (ASSETS / "style.css").read_text("utf-8")]),
         "libraries": "\n".join(wrap_module(library.script) for library in libraries),
         "content": escape_script(content),
         "script": wrap_module(own),
-        "licences": "\n".join(f"<h3>{escape_html(x.name)}</h3><pre>{escape_lines(x.licence)}</pre>" for x in libraries),
+        "licences": "\n".join(map(wrap_licence, [ours, *libraries])),
     }
     template = (ASSETS / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
@@ -51,6 +52,10 @@ def wrap_module(script: str) -> str:
     """An inline module; inside of a script's texts, `<\\/script` is the same as what would end the element."""
     safe = re.sub(r"</(?=script)", r"<\\/", script, flags=re.I).replace("<!--", r"<\!--")
     return f'<script type="module">{safe}</script>'
+
+
+def wrap_licence(library: Library) -> str:
+    return f"<h3>{escape_html(library.name)}</h3><pre>{escape_lines(library.licence)}</pre>"
 
 
 def escape_lines(text: str) -> str:
