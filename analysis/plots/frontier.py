@@ -1,10 +1,11 @@
 """Cost against quality."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from mtdiff.results.frontier import find_undominated
 from mtdiff.results.render import large
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
@@ -49,18 +50,15 @@ def draw_frontier_panel(axes: Axes, i: int, column: Column, lines: Sequence[Line
     for cost, interval, line in points:
         draw_point(axes, cost, interval, True, **style_line(line))
     sign = 1 if column.direction == "higher" else -1
-    best = undominated([(cost, sign * interval.value) for cost, interval, _ in points])
-    costs, qualities = [x for x, _ in best], [sign * y for _, y in best]
-    axes.plot(costs, qualities, color="#bbbbbb", lw=1, zorder=0, drawstyle="steps-post")
+    best = [points[k] for k in find_undominated([(cost, sign * interval.value) for cost, interval, _ in points])]
+    axes.plot(
+        [cost for cost, _, _ in best],
+        [interval.value for _, interval, _ in best],
+        color="#bbbbbb",
+        lw=1,
+        zorder=0,
+        drawstyle="steps-post",
+    )
     if key != "latency_ms":
         axes.xaxis.set_major_formatter(lambda x, _: large(x))
     axes.tick_params(axis="x", labelrotation=30)
-
-
-def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """By rising cost, the points that are better than all cheaper ones."""
-    kept: list[tuple[float, float]] = []
-    for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not kept or quality > kept[-1][1]:
-            kept.append((cost, quality))
-    return kept

@@ -28,7 +28,6 @@ from mtdiff.results.study import read, read_studies
 from mtdiff.results.summary import summarise
 
 if TYPE_CHECKING:
-    from browser import Visit
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
@@ -295,10 +294,8 @@ def test_two_pictures_lie_under_a_slider(page: Path, visit: Any) -> None:
     wide = seen.locator("#wall-box thead th").count()
     seen.locator("#wall-runs input:checked").first.click()
     assert seen.locator("#wall-box thead th").count() == wide - 1
-    shown = seen.locator("#wall-box .strip").first.evaluate(
-        "async e => { const i = new Image(); i.src = e.style.backgroundImage.slice(5, -2); await i.decode(); return i.width }"
-    )
-    assert shown == 64
+    loaded = "async e => { const i = new Image(); i.src = e.style.backgroundImage.slice(5, -2); await i.decode(); "
+    assert seen.locator("#wall-box .strip").first.evaluate(loaded + "return i.width }") == 64
 
 
 def test_an_address_restores_what_was_seen(page: Path, visit: Any) -> None:

@@ -16,7 +16,7 @@ GRAVE = ("serious", "critical")
 
 
 def find_browser() -> str | None:
-    """Chromium's path: MTDIFF_BROWSER, else an installed one. CI sets the variable, so that there nothing is skipped."""
+    """Chromium's path: MTDIFF_BROWSER, which CI sets so that nothing is skipped there, else an installed one."""
     return os.environ.get("MTDIFF_BROWSER") or next((p for p in map(shutil.which, NAMES) if p), None)
 
 
@@ -32,7 +32,7 @@ def open_browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page in a context of its own. faults: console errors and exceptions; requests: what leaves files and the page."""
+    """A page in a context of its own. faults: console errors and exceptions; requests: the addresses asked for."""
 
     def __init__(self, browser: Browser, *, width: int = 1600, offline: bool = True, dark: bool = False) -> None:
         scheme: Any = "dark" if dark else "light"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdiff.files import shown
+from mtdiff.results.frontier import find_undominated
 from mtdiff.results.page.strips import Store, describe_pictures
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.paired import paired
@@ -17,7 +18,7 @@ from mtdiff.results.record import Result
 from mtdiff.results.render import ARROWS, LEGEND, seeds
 from mtdiff.results.study import Run, Study, describe_difference, read_studies
 from mtdiff.results.summary import summarise
-from mtdiff.results.table import Cell, Column, Cost, Line, Table
+from mtdiff.results.table import Cell, Column, Line, Table
 
 COSTS = {
     "flops": "FLOPs of one call",
@@ -131,20 +132,13 @@ def list_reasons(table: Table) -> Iterator[str]:
 def list_undominated(table: Table, i: int, key: str) -> list[int]:
     """Places of the lines that no other beats in a column at a cost that is not higher, by their costs."""
     sign = 1 if table.columns[i].direction == "higher" else -1
-    known = [(read_cost(line.cost, key), line.cells[i].interval, k) for k, line in enumerate(table.lines)]
-    points = sorted((cost, -sign * at.value, k) for cost, at, k in known if cost is not None and at is not None)
-    kept: list[int] = []
-    best = float("inf")
-    for _, loss, k in points:
-        if loss < best:
-            best = loss
-            kept.append(k)
-    return kept
-
-
-def read_cost(cost: Cost, key: str) -> float | None:
-    value: float | None = getattr(cost, key)
-    return value
+    points = {}
+    for k, line in enumerate(table.lines):
+        cost, interval = getattr(line.cost, key), line.cells[i].interval
+        if cost is not None and interval is not None:
+            points[k] = (cost, sign * interval.value)
+    places = list(points)
+    return [places[k] for k in find_undominated(list(points.values()))]
 
 
 # Differences
