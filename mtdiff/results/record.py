@@ -115,10 +115,11 @@ class Result:
     cost: Annotated[dict[str, Any], Cost, "of inference"] = field(default_factory=lambda: blank(Cost))
     rows: Annotated[list[Row], [Row], "what was measured"] = field(default_factory=list)
     method_report: Annotated[
-        dict[str, Any], optional(MAPPING), "what method and training report of themselves: routers, deviations, curves"
+        dict[str, Any],
+        optional(MAPPING),
+        "what method, training and data report of themselves: routers, deviations, curves, `data_hash`",
     ] = field(default_factory=dict)
     error: Annotated[str | None, optional(or_null(TEXT)), "why the run is not complete"] = None
-    data_hash: Annotated[str | None, optional(or_null(TEXT)), "SHA-256 of the test examples that were judged"] = None
 
     def save(self, path: Path) -> None:
         """Write the whole file or nothing. Numbers that are not finite become null; paths lose this machine's part."""

@@ -46,8 +46,8 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         save_samples(run, batch, answers)
         write_evaluation(run.folder, rows)
         spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
-        result = replace(result, status="complete", seconds=spent, rows=rows, method_report=report)
-        result = replace(result, data_hash=hash_batch(batch))
+        result = replace(result, status="complete", seconds=spent, rows=rows)
+        result = replace(result, method_report={**report, "data_hash": hash_batch(batch)})
         result.save(path)
     except BaseException as error:
         close(open_loggers, HURRY)

@@ -199,7 +199,7 @@ def describe_origin(result: Result) -> dict[str, str]:
     commit = (result.git.get("commit") or "unknown")[:12] + (" with changes" if result.git.get("dirty") else "")
     times = [f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items() if seconds is not None]
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    data = (result.data_hash or "not recorded")[:16]
+    data = str(result.method_report.get("data_hash") or "not recorded")[:16]
     made = {"commit": commit, "data": data, "device": result.device, "time": ", ".join(times), "versions": versions}
     return {key: shown(value, 500) for key, value in made.items()}
 
