@@ -133,7 +133,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_carries_its_report(run: Path) -> None:
     result = Result.load(run / "result.json")
     report = result.method_report
-    assert set(report) == {"router", "router_alive", "summary", "deviation", "curves", "cosines"}
+    assert set(report) == {"router", "router_alive", "summary", "deviation", "curves", "cosines", "data_hash"}
     assert report["cosines"]["edit/inpaint"]["n"] == 1
     assert report["deviation"]["tasks"]["edit"]["ffn"] > 0
     assert report["deviation"]["tasks"]["edit"]["self_attention"] == 0

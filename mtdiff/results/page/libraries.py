@@ -47,7 +47,7 @@ def load_vega() -> Library:
     try:
         script = read_text(kept, "JavaScript", LARGEST)
     except ValueError:
-        script = vl_convert.javascript_bundle(None)
+        script = vl_convert.javascript_bundle()  # type: ignore[call-arg]
         keep_bundle(kept, script)
     version = vl_convert.get_vega_version()
     return Library(f"Vega {version}", script, "", read_licence("vl-convert-python"))
