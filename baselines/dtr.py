@@ -127,7 +127,7 @@ class Masked(nn.Module):
         channel = torch.arange(self.channels, device=place.device)  # (C,)
         if self.number is None:
             return (channel >= place) & (channel < place + self.width)
-        scores = scrambled(scrambled(scrambled(place) + channel) + self.number)  # (B, C)
+        scores = scramble(scramble(scramble(place) + channel) + self.number)  # (B, C)
         return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(self.width, 1).indices, True)
 
     def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
@@ -143,7 +143,7 @@ class Masked(nn.Module):
         return z * (1 - m) + out
 
 
-def scrambled(x: Tensor) -> Tensor:
+def scramble(x: Tensor) -> Tensor:
     """A fixed pseudo-random number for each whole number, int64 with overflow (multiply and shift, as hashes do)."""
     for shift in (31, 29):
         x = (x ^ (x >> shift)) * 0x5851F42D4C957F2D + 0x14057B7EF767814F

@@ -44,7 +44,7 @@ def judge_pipeline(plain: Mapping[str, Any], device: str, folder: Path) -> tuple
     how = Settings.read(plain).evaluation
     judge = construct(plain["metrics"]).judge().to(device)
     tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
-    examples = Mixture.fixed(construct(plain["data"]), list(tasks.values()), how.split, how.per_task)
+    examples = Mixture.first_examples(construct(plain["data"]), list(tasks.values()), how.split, how.per_task)
     pipeline = construct(plain["published"]).to(device)
     starts = range(0, len(examples), how.batch_size)
     batches = [Batch.collate([examples[i] for i in range(s, min(s + how.batch_size, len(examples)))]) for s in starts]

@@ -36,12 +36,12 @@ class AdaptedLinear(nn.Module, ABC):
         return [p for name, p in self.named_parameters() if name not in ("weight", "bias")]
 
     @abstractmethod
-    def merged(self, adapter: int) -> tuple[Tensor, Tensor | None]:
+    def merge(self, adapter: int) -> tuple[Tensor, Tensor | None]:
         """Weight (O, I) and bias (O,) of the plain layer that equals this one under one adapter."""
 
     @torch.no_grad()
     def fold(self, task: int) -> nn.Linear:
-        weight, bias = self.merged(task if self.adapters > 1 else 0)
+        weight, bias = self.merge(task if self.adapters > 1 else 0)
         out, width = weight.shape
         linear = nn.utils.skip_init(nn.Linear, width, out, bias is not None, device=weight.device)
         linear.weight = nn.Parameter(weight.clone())
@@ -84,7 +84,7 @@ class LoraLinear(AdaptedLinear):
         square = ((b @ (self.lora_a @ self.lora_a.mT)) * b).sum(-1)
         return (self.weight.square().sum(1) + 2 * cross + square).sqrt()
 
-    def merged(self, adapter: int) -> tuple[Tensor, Tensor | None]:
+    def merge(self, adapter: int) -> tuple[Tensor, Tensor | None]:
         weight = self.weight + self.scale * self.lora_b[adapter] @ self.lora_a[adapter]
         if self.length is not None:
             weight = weight * (self.length[adapter] / weight.norm(dim=1)).unsqueeze(1)
@@ -107,7 +107,7 @@ class ScaledLinear(AdaptedLinear):
         y = nn.functional.linear(x, self.weight, self.bias)
         return y * vector.to(y.dtype)
 
-    def merged(self, adapter: int) -> tuple[Tensor, Tensor | None]:
+    def merge(self, adapter: int) -> tuple[Tensor, Tensor | None]:
         vector = self.ia3[adapter]
         if self.on_input:
             return self.weight * vector, self.bias

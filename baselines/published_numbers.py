@@ -8,7 +8,7 @@ import yaml
 from mtdiff.results.render import ARROWS, Aside
 
 
-def published() -> dict[str, Any]:
+def read_published() -> dict[str, Any]:
     """sources, metrics, notes, and the rows of `tasks` and `routing`; each row names its source."""
     found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return found
@@ -20,7 +20,7 @@ def shown(value: object) -> str:
 
 def aside() -> Aside:
     """The rows on our four tasks as a table of their own."""
-    found = published()
+    found = read_published()
     metrics = found["metrics"]
     head = ["model", "base", "TFLOPs", "parameters"]
     head += [f"{m['name']} {ARROWS[m['direction']]}" for m in metrics.values()]

@@ -62,7 +62,7 @@ class PublishedPipeline(ABC):
         noise = [torch_rng(seed, "noise", key) for key in batch.key]
         how = {"num_inference_steps": self.steps, "generator": noise, "output_type": "pt"}
         images = self.call(batch, how)
-        return resized(images.float().cpu(), batch.target.shape[-1]).clamp(0, 1) * 2 - 1
+        return resize_images(images.float().cpu(), batch.target.shape[-1]).clamp(0, 1) * 2 - 1
 
     @abstractmethod
     def call(self, batch: Batch, how: dict[str, Any]) -> Tensor:
@@ -85,7 +85,7 @@ def read(kind: str, weights: str, revision: str | None, parts: Mapping[str, Any]
     return pipeline
 
 
-def resized(images: Tensor, side: int) -> Tensor:
+def resize_images(images: Tensor, side: int) -> Tensor:
     """(B, C, h, w) -> (B, C, side, side), bicubic and antialiased."""
     if images.shape[-2:] == (side, side):
         return images
@@ -94,7 +94,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 def unit(images: Tensor, side: int) -> Tensor:
     """Pictures in [-1, 1] -> (B, 3, side, side) in [0, 1]."""
-    return (resized(images, side).clamp(-1, 1) + 1) / 2
+    return (resize_images(images, side).clamp(-1, 1) + 1) / 2
 
 
 class InstructPix2Pix(PublishedPipeline):

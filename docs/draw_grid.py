@@ -34,7 +34,7 @@ def draw_grid(run: str = "mtu-nano", examples: int = 2) -> Image.Image:
     """One row a task: `examples` times source, answer and truth, with the prompt below."""
     model = load_run(run)
     tasks = list(model.tasks)
-    data = Mixture.fixed(EmojiSource(), [model.tasks[name] for name in tasks], "test", examples)
+    data = Mixture.first_examples(EmojiSource(), [model.tasks[name] for name in tasks], "test", examples)
     shown = [data[i] for i in range(len(data))]
     font = ImageFont.load_default(12)
     wide, high = 3 * TILE + 2 * GAP, TILE + 2 * LINE + 8

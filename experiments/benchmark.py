@@ -58,94 +58,94 @@ FULL_SIZE = 10**8  # parameters from which a call takes seconds
 # Parts: (configuration, how, overrides) -> comparisons
 
 
-def experts(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.experts import SIZES, experts
+def run_experts(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.experts import SIZES, compare_experts
 
-    return experts(how, 5, [(32, 64), (64, 16)] if how.quick else SIZES)
+    return compare_experts(how, 5, [(32, 64), (64, 16)] if how.quick else SIZES)
 
 
-def folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.folded import folded, numbers
+def run_folded(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.folded import compare_folded, numbers
 
     shipped = plain["backbone"]["weights"] == "nano"
     base = construct({**plain["backbone"], **({} if shipped else {"weights": "meta"})})
     large = numbers(base.denoiser) > FULL_SIZE
-    return folded(base, how, calls=1 if large or how.quick else 4, turns=3 if large else 60)
+    return compare_folded(base, how, calls=1 if large or how.quick else 4, turns=3 if large else 60)
 
 
-def training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.training import WARMUP, training
+def run_training(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.training import WARMUP, compare_training
 
     from mtdiff.config.settings import Training
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.training.module import MultiTaskModule
 
     number = WARMUP + 1 + (1 if how.quick else 4)
-    run = made(plain, how, [*overrides, "training.workers=0"], number, Path())
+    run = build_part(plain, how, [*overrides, "training.workers=0"], number, Path())
     batches = [batch for batch, _ in zip(run.data.train_dataloader(), range(number), strict=False)]
     modules = {}
     for name in METHODS:
         method = construct(yaml.safe_load((CONFIGS / "method" / f"{name}.yaml").read_text()))
         denoiser = Denoiser(construct(plain["backbone"]), method, plain["tasks"])
         modules[name] = MultiTaskModule(denoiser, Training(steps=number, batch_size=1, lr=1e-4))
-    return [training(modules, batches, run.trainer, how, 5)]
+    return [compare_training(modules, batches, run.trainer, how, 5)]
 
 
-def loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.training import WARMUP, loop
+def run_loop(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.training import WARMUP, compare_loops
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
-        run = made(plain, how, [*overrides, "method=finetune"], steps, Path(folder))
-        return [loop(run, Path(folder), how, 7)]
+        run = build_part(plain, how, [*overrides, "method=finetune"], steps, Path(folder))
+        return [compare_loops(run, Path(folder), how, 7)]
 
 
-def checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.training import WARMUP, checkpoints
+def run_checkpoints(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.training import WARMUP, compare_checkpoints
 
     training = plain["training"]
     if training["save_every"] is None:
         raise ConfigError("training.save_every=None: expected a number of steps for what=checkpoints")
     with TemporaryDirectory() as folder:
-        run = made(plain, how, overrides, WARMUP + 1 + (1 if how.quick else 8), Path(folder))
+        run = build_part(plain, how, overrides, WARMUP + 1 + (1 if how.quick else 8), Path(folder))
         run = replace(run, training=replace(run.training, ema_decay=training["ema_decay"]))
-        return [checkpoints(run, Path(folder), training["save_every"], how, 5)]
+        return [compare_checkpoints(run, Path(folder), training["save_every"], how, 5)]
 
 
-def cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.training import WARMUP, cached
+def run_cache(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.training import WARMUP, compare_cached
 
     with TemporaryDirectory() as folder:
         steps = WARMUP + 1 + (1 if how.quick else 8)
-        run = made(plain, how, [*overrides, "training.workers=0", "training.cache=null"], steps, Path(folder))
-        return [cached(run, Path(folder), how, 7)]
+        run = build_part(plain, how, [*overrides, "training.workers=0", "training.cache=null"], steps, Path(folder))
+        return [compare_cached(run, Path(folder), how, 7)]
 
 
-def sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.sampling import sampling
+def run_sampling(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.sampling import compare_sampling
 
-    return sampling(construct(plain["backbone"]), *drawing(plain, how), 2 if how.quick else 8, how, 5)
+    return compare_sampling(construct(plain["backbone"]), *read_drawing(plain, how), 2 if how.quick else 8, how, 5)
 
 
-def mixed(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
-    from benchmarks.sampling import mixed
+def run_mixed(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.sampling import compare_mixed
 
-    return [mixed(construct(plain["backbone"]), *drawing(plain, how), 1 if how.quick else 2, how, 9)]
+    return [compare_mixed(construct(plain["backbone"]), *read_drawing(plain, how), 1 if how.quick else 2, how, 9)]
 
 
 PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
-    "experts": experts,
-    "folded": folded,
-    "training": training,
-    "loop": loop,
-    "checkpoints": checkpoints,
-    "cache": cache,
-    "sampling": sampling,
-    "mixed": mixed,
+    "experts": run_experts,
+    "folded": run_folded,
+    "training": run_training,
+    "loop": run_loop,
+    "checkpoints": run_checkpoints,
+    "cache": run_cache,
+    "sampling": run_sampling,
+    "mixed": run_mixed,
 }
 
 
-def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, folder: Path) -> Any:
+def build_part(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, folder: Path) -> Any:
     """The experiment that run.py makes of the overrides, for so many steps, with nothing but training in it."""
     precision = TRAINER_PRECISION.get(how.precision, plain["trainer"]["precision"])
     accelerator = "gpu" if how.device.startswith("cuda") else "cpu"
@@ -156,7 +156,7 @@ def made(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: int, f
     return build_experiment(read_configuration([*overrides, *own])[0], folder, trivial)
 
 
-def drawing(plain: Mapping[str, Any], how: Any) -> tuple[int, dict[str, Any]]:
+def read_drawing(plain: Mapping[str, Any], how: Any) -> tuple[int, dict[str, Any]]:
     """Sampling steps and guidance, as configured."""
     from mtdiff.model.sampling import Guidance
 

@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
     from mtdiff.data.tables import checker
     from mtdiff.files import write_atomically
 
-    report = checker.checked(construct(plain["data"]), limit, threads)
+    report = checker.check_source(construct(plain["data"]), limit, threads)
     found = checker.problems(report)
     if out is not None:
         write_atomically(out, json.dumps({"data": report, "problems": found}, indent=1) + "\n")
     console = Console()
     console.width = max(console.width, 120)
-    console.print(checker.printed(report))
+    console.print(checker.print_report(report))
     for line in found:
         console.print(f"- {line}", soft_wrap=True)
     return 1 if found else 0

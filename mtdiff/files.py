@@ -93,7 +93,7 @@ def read_json(path: Path, most: int = MEGABYTE) -> Any:
         raise ValueError(f"{path}: nested too deeply, expected at most {DEEPEST} levels") from None
     except ValueError as error:
         raise ValueError(f"{path}: {reason(error)}") from None
-    return bounded(path, content)
+    return bound_depth(path, content)
 
 
 def read_yaml(path: Path, most: int = MEGABYTE // 4) -> Any:
@@ -118,10 +118,10 @@ def read_yaml(path: Path, most: int = MEGABYTE // 4) -> Any:
         raise ValueError(f"{path}: nested too deeply, expected at most {DEEPEST} levels") from None
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path}: {reason(error)}") from None
-    return bounded(path, content)
+    return bound_depth(path, content)
 
 
-def bounded(path: Path, content: Any) -> Any:
+def bound_depth(path: Path, content: Any) -> Any:
     """The content itself, or a ValueError where it is nested too deeply."""
     level: list[Any] = [content]
     for _ in range(DEEPEST + 1):

@@ -48,7 +48,7 @@ class Loop(nn.Module):
         return out
 
 
-def experts(how: How, turns: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Comparison]:
+def compare_experts(how: How, turns: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Comparison]:
     """For every size, with one task in the batch and with four. `way` of the case: which of its ways MTU takes there;
     `fused` is the one without any loop, all experts at once."""
     return [against(*size, tasks, how, turns) for size in sizes for tasks in BATCHES]
@@ -84,7 +84,7 @@ def at_once(fused: Experts, x: Tensor) -> Tensor:
     """The layer without any loop, whatever it would choose."""
     w = fused.gates(fused.routing.task)
     assert fused.bias is not None
-    out = fused.mixed(x, fused.scale * w, "at_once")
+    out = fused.mix(x, fused.scale * w, "at_once")
     return out + (w @ fused.bias).unsqueeze(1).to(out.dtype)
 
 

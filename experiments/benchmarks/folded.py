@@ -20,7 +20,7 @@ from mtdiff.runs.model import Takes
 TAKES = {"text_to_image": Takes(False, True, False), "edit": Takes(True, True, False)}
 
 
-def folded(base: Backbone, how: How, calls: int, turns: int) -> list[Comparison]:
+def compare_folded(base: Backbone, how: How, calls: int, turns: int) -> list[Comparison]:
     """For a task without and, but for its four more input channels, one with a source. `calls` are timed together.
 
     base: left as it is; one of shapes alone gets random weights.
@@ -77,12 +77,12 @@ def against(
         assert isinstance(first, nn.Conv2d)
         x, t = torch.zeros(1, first.in_channels, *side, device=how.device), torch.tensor([500], device=how.device)
 
-        def repeated() -> None:
+        def repeat() -> None:
             with torch.no_grad(), how.autocast():
                 for _ in range(calls):
                     net(x, t, encoder_hidden_states=tokens)
 
-        return repeated
+        return repeat
 
     variants = {"base": call(base), "folded": call(network)}
     counts = {"parameters": numbers(network) / numbers(base)}

@@ -23,7 +23,9 @@ Scales = Mapping[str, Guidance]
 MIXED = ("text_to_image", "edit", "super_resolution", "inpaint")
 
 
-def sampling(base: Backbone, steps: int, guidance: Scales, pictures: int, how: How, turns: int) -> list[Comparison]:
+def compare_sampling(
+    base: Backbone, steps: int, guidance: Scales, pictures: int, how: How, turns: int
+) -> list[Comparison]:
     """MTU as it was trained (`mtu`) and folded (`folded`), drawn by our sampler, against the pipeline that an export of
     it would run in. All three draw the same pictures; `difference` says how far they are apart, in [0, 1]."""
     return [against(base, task, steps, guidance, pictures, how, turns) for task in TAKES]
@@ -62,7 +64,7 @@ def against(base: Backbone, task: str, steps: int, guidance: Scales, pictures: i
     return Comparison("sampling", case, seconds, bars, counts)
 
 
-def mixed(base: Backbone, steps: int, guidance: Scales, each: int, how: How, turns: int) -> Comparison:
+def compare_mixed(base: Backbone, steps: int, guidance: Scales, each: int, how: How, turns: int) -> Comparison:
     """One batch of four tasks, `each` pictures of every one, against four calls of one task."""
     painter = make_painter(moved_mtu(base, MIXED), steps, guidance, how)
     together = examples(base.size, [task for task in MIXED for _ in range(each)], MIXED).to(how.device)

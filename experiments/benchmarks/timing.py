@@ -69,7 +69,7 @@ class Bar:
         pairs = zip(seconds[self.variant], seconds[self.against], strict=True)
         return [a / b if self.kind == "time" else b / a for a, b in pairs]
 
-    def asked(self) -> str:
+    def describe_bounds(self) -> str:
         if self.least is None:
             return "" if self.most is None else f"at most {self.most:g}"
         return f"at least {self.least:g}" if self.most is None else f"{self.least:g} to {self.most:g}"
@@ -110,7 +110,9 @@ class Comparison:
             median = statistics.median(ratios)
             ratio = {"median": median, "low": low, "high": high, "least": min(ratios), "most": max(ratios)}
             verdict = bar.verdict(low, median, high)
-            made.append({**vars(bar), "ratio": ratio, "turns": len(ratios), "asked": bar.asked(), "verdict": verdict})
+            made.append(
+                {**vars(bar), "ratio": ratio, "turns": len(ratios), "asked": bar.describe_bounds(), "verdict": verdict}
+            )
         return made
 
     def plain(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def per_step(stamps: list[float]) -> float:
 # Methods
 
 
-def training(
+def compare_training(
     modules: Mapping[str, MultiTaskModule], batches: list[Batch], trainer: Mapping[str, Any], how: How, turns: int
 ) -> Comparison:
     """Every module steps through the same batches; all against `finetune`. trainer: arguments of Lightning's."""
@@ -88,7 +88,7 @@ def fitting(module: MultiTaskModule, batches: list[Batch], trainer: Mapping[str,
 # Cached encodings
 
 
-def cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
+def compare_cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     """Steps of an experiment whose encodings are all in a cache, against steps that make them. folder: for the cache.
 
     Pictures are at hand in both, and hashed in the first; `losses apart` is the largest difference of a loss before.
@@ -130,7 +130,7 @@ def cached(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
 # The loop
 
 
-def loop(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
+def compare_loops(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
     """An experiment as `run.py` makes it, of the method `finetune`, against `BareLoop`, on the same batches from the
     same loader. Every turn trains for `training.steps` steps from the first example on. folder: for its run folders."""
     precision = str(run.trainer["precision"])
@@ -163,12 +163,12 @@ def loop(run: Experiment, folder: Path, how: How, turns: int) -> Comparison:
 # Checkpoints
 
 
-def checkpoints(run: Experiment, folder: Path, every: int, how: How, turns: int) -> Comparison:
+def compare_checkpoints(run: Experiment, folder: Path, every: int, how: How, turns: int) -> Comparison:
     """A checkpoint against `every` steps. Each turn trains for `training.steps` steps and saves once, at their end."""
     seconds: dict[str, list[float]] = {"save": [], "steps between": []}
     save, size = Checkpoints.save, 0
 
-    def timed(callback: Checkpoints, trainer: lightning.Trainer) -> None:
+    def time_save(callback: Checkpoints, trainer: lightning.Trainer) -> None:
         began = stamp(how)
         save(callback, trainer)
         seconds["save"].append(stamp(how) - began)
@@ -178,7 +178,7 @@ def checkpoints(run: Experiment, folder: Path, every: int, how: How, turns: int)
         fresh, stamps = folder / f"turn-{turn}", list[float]()
         fresh.mkdir()
         run.module.on_train_batch_start = lambda *_, stamps=stamps: stamps.append(stamp(how))  # type: ignore[method-assign, assignment, misc]
-        with Signals() as signals, patch.object(Checkpoints, "save", timed):
+        with Signals() as signals, patch.object(Checkpoints, "save", time_save):
             train(replace(run, folder=fresh), signals)
         seconds["steps between"].append(every * per_step(stamps))
         size = list_checkpoints(fresh / "checkpoints")[0].stat().st_size

@@ -23,7 +23,7 @@ from mtdiff.config.schema import construct
 from mtdiff.files import check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results.encoding import write_lines
-from mtdiff.runs.adapter import About, read_about, shipped
+from mtdiff.runs.adapter import About, list_shipped, read_about
 
 TASK = "text_to_image"
 DEFAULTS = {"runs": "", "number": "200", "seed": "0", "device": "cpu", "out": ""}
@@ -33,9 +33,13 @@ def read_runs(patterns: str) -> dict[str, About]:
     """What runs say of themselves, by the name they were found under."""
     names: list[str] = []
     for pattern in patterns.split(","):
-        fitting = [pattern] if pattern in shipped() else sorted(path for path in glob(pattern) if Path(path).is_dir())
+        fitting = (
+            [pattern] if pattern in list_shipped() else sorted(path for path in glob(pattern) if Path(path).is_dir())
+        )
         if not fitting:
-            raise ValueError(f"runs={shown(pattern)}: no run folder, nor a shipped adapter ({', '.join(shipped())})")
+            raise ValueError(
+                f"runs={shown(pattern)}: no run folder, nor a shipped adapter ({', '.join(list_shipped())})"
+            )
         names += fitting
     every = {name: read_about(Path(name)) for name in dict.fromkeys(names)}
     for name, about in every.items():

@@ -50,7 +50,7 @@ class Process(Protocol):
 
     pid: Any
 
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         """Its exit code, None while it runs."""
         ...
 
@@ -62,7 +62,7 @@ class Command(subprocess.Popen[bytes]):
         with log.open("ab") as file:
             super().__init__([sys.executable, str(RUN), *arguments], stdout=file, stderr=file)
 
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         return self.poll()
 
 
@@ -79,7 +79,7 @@ class Copy(FORKS.Process):  # type: ignore[name-defined,misc]
         super().__init__(target=run_here, args=(list(arguments), log))
         self.start()
 
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         self.join(0)
         return self.exitcode
 
@@ -123,41 +123,41 @@ class Study:
         arguments = [f"method={method}", f"run_dir={run}", *TINY]
         return (Copy if self.warm else Command)(arguments, run.with_suffix(".log"))
 
-    def claimed(self, process: Process, run: Path) -> None:
+    def wait_for_claim(self, process: Process, run: Path) -> None:
         """Wait until a run has written its configuration."""
         while not (run / "config.yaml").exists():
-            if process.ended() is not None:
+            if process.exit_code() is not None:
                 raise ValueError(f"{run.name}: ended before it began")
             time.sleep(0.01)
 
     def finish(self, process: Process, run: Path) -> float:
         """Wait for a run's end. Returns its CPU seconds from now on."""
         began = spent = cpu_seconds(process)
-        while process.ended() is None:
+        while process.exit_code() is None:
             spent = max(spent, cpu_seconds(process))
             time.sleep(0.02)
-        if process.ended() != 0:
+        if process.exit_code() != 0:
             said = " ".join(run.with_suffix(".log").read_text(errors="replace").split())
-            raise ValueError(f"{run.name}: exit code {process.ended()}: {said[-500:]}")
+            raise ValueError(f"{run.name}: exit code {process.exit_code()}: {said[-500:]}")
         return spent - began
 
     def reference(self, method: str) -> tuple[dict[str, str], float]:
         """The end of a run that is let be, and its CPU seconds after the claim."""
         run = self.folder / method
         process = self.start(method, run)
-        self.claimed(process, run)
+        self.wait_for_claim(process, run)
         spent = self.finish(process, run)
         return end(run), spent
 
-    def killed(self, method: str, moment: float, run: Path, expected: dict[str, str]) -> Kill:
+    def kill(self, method: str, moment: float, run: Path, expected: dict[str, str]) -> Kill:
         process = self.start(method, run)
-        self.claimed(process, run)
+        self.wait_for_claim(process, run)
         due = cpu_seconds(process) + moment
-        while process.ended() is None and cpu_seconds(process) < due:
+        while process.exit_code() is None and cpu_seconds(process) < due:
             time.sleep(0.005)
-        if process.ended() is None:
+        if process.exit_code() is None:
             os.kill(process.pid, signal.SIGKILL)
-        while process.ended() is None:
+        while process.exit_code() is None:
             time.sleep(0.01)
         during, (step, unreadable) = phase(run), checkpoints(run)
         self.finish(self.start(method, run), run)
@@ -212,7 +212,7 @@ def study(kills: int, methods: Sequence[str], seed: int, warm: bool, folder: Pat
             references[method] = runs.reference(method)
             print(f"{method}: {references[method][1]:.1f} CPU seconds without a kill", flush=True)
         expected, span = references[method]
-        kill = runs.killed(method, rng.uniform(0, span), folder / f"{i}-{method}", expected)
+        kill = runs.kill(method, rng.uniform(0, span), folder / f"{i}-{method}", expected)
         done.append(kill)
         verdict = "identical" if kill.identical else "DIFFERENT"
         said = f"{method} after {kill.moment} CPU seconds, {kill.during}, step {kill.step}: {verdict}"

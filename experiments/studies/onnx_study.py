@@ -45,7 +45,7 @@ def checked_study(options: Mapping[str, Any], plain: Mapping[str, Any]) -> Any:
     return study
 
 
-def answered(plain: Mapping[str, Any], study: Any) -> list[dict[str, Any]]:
+def list_answers(plain: Mapping[str, Any], study: Any) -> list[dict[str, Any]]:
     from mtdiff.costs.flops import has_source
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
     out = check_output(own.get("out"))
     plain, chosen = read_configuration(overrides)
     study = checked_study({k: v for k, v in own.items() if k != "out"}, plain)
-    rows = answered(plain, study)
+    rows = list_answers(plain, study)
     print("\n".join(lines(rows)))
     if out is not None:
         about = {"schema": 1, "backbone": chosen["backbone"], "method": plain["method"], "tasks": plain["tasks"]}

@@ -124,7 +124,7 @@ NANO_TOKENS = 32
 SHAPED = ("vae", "text_encoder", "scheduler")  # parts beside the transformer that an architecture describes
 
 
-def shipped(name: str) -> Path:
+def find_shipped(name: str) -> Path:
     """Folder of a model inside the package."""
     return Path(str(files("mtdiff").joinpath("assets", name)))
 
@@ -165,7 +165,7 @@ def load(
     parts: where all but the transformer is, if elsewhere (the published 512-pixel model is the transformer alone);
     `nano`: the package's own, whose shapes stand where `architecture` leaves them out.
     """
-    if weights == NANO_DIT and not shipped(NANO_DIT).exists():
+    if weights == NANO_DIT and not find_shipped(NANO_DIT).exists():
         raise ValueError(
             "backbone.weights=nano_dit: not in this package; make it with `python experiments/pretrain.py`, "
             "or choose random"
@@ -174,9 +174,9 @@ def load(
         shapes = {part: shipped_config(part) for part in SHAPED} if parts == "nano" else {}
         made = build({**shapes, **(architecture or {})}, tokens, "meta" if weights == "meta" else "cpu", seed)
     else:
-        where = shipped(NANO_DIT) if weights == NANO_DIT else weights
+        where = find_shipped(NANO_DIT) if weights == NANO_DIT else weights
         made = read_parts(where, revision, {"transformer": PixArtTransformer2DModel})
-        others = shipped("nano") if parts == "nano" else parts
+        others = find_shipped("nano") if parts == "nano" else parts
         made |= read_parts(others, parts_revision, REST) if others else read_parts(where, revision, REST)
     return PixArt(**made, size=size, attention=attention, tokens=tokens)
 

@@ -16,7 +16,7 @@ EXPECTED = "expected a folder in diffusers format, a hub repository, 'random' or
 
 
 @contextmanager
-def explained(weights: str | Path, revision: str | None, what: str) -> Iterator[None]:
+def explain_failure(weights: str | Path, revision: str | None, what: str) -> Iterator[None]:
     """One line in place of whatever goes wrong while reading `what` from `weights`."""
     try:
         yield

@@ -21,7 +21,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
-from mtdiff.backbones.hub import explained
+from mtdiff.backbones.hub import explain_failure
 from mtdiff.backbones.latent import (
     LatentBackbone,
     block_parts,
@@ -158,7 +158,7 @@ def load(
     pickled: read weights that are there as a pickle alone (torch's `weights_only`), as in the authors' repository.
     scratch: with a new transformer of `architecture`, started as DiT's. preset: its size, over the architecture's.
     """
-    architecture = sized(architecture or {}, preset)
+    architecture = apply_preset(architecture or {}, preset)
     if weights in ("random", "meta"):
         parts = build(architecture, "meta" if weights == "meta" else "cpu", seed)
         return LabelDiT(**parts, size=size, attention=attention, other=other)
@@ -166,7 +166,8 @@ def load(
     if scratch:
         made = read_parts(weights, revision, wanted, pickled)
         with drawing("cpu", seed):
-            made["transformer"] = started(network(LabelTransformer, "transformer", architecture["transformer"]))
+            empty = network(LabelTransformer, "transformer", architecture["transformer"])
+            made["transformer"] = start_as_identity(empty)
     elif preset is not None:
         raise ValueError(f"backbone.preset={preset}: only with backbone.scratch=true, or weights=random or meta")
     else:
@@ -174,7 +175,7 @@ def load(
     return LabelDiT(**made, size=size, attention=attention, other=other, labels=label_names(weights, revision))
 
 
-def sized(architecture: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+def apply_preset(architecture: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
     """The architecture with the transformer's layers and width of a preset (table 1 of 2212.09748)."""
     if preset is None:
         return dict(architecture)
@@ -186,7 +187,7 @@ def sized(architecture: Mapping[str, Any], preset: str | None) -> dict[str, Any]
 
 
 @torch.no_grad()
-def started(network: LabelTransformer) -> LabelTransformer:
+def start_as_identity(network: LabelTransformer) -> LabelTransformer:
     """DiT's own start: every block is the identity (adaLN-Zero), and the first prediction is zero."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -211,7 +212,7 @@ def started(network: LabelTransformer) -> LabelTransformer:
 
 def label_names(weights: str, revision: str | None) -> dict[str, int]:
     """Classes by name, from the pipeline's own list; a class may have several names."""
-    with explained(weights, revision, "model_index.json"):
+    with explain_failure(weights, revision, "model_index.json"):
         index = DiTPipeline.load_config(weights, revision=revision)
     return {
         name.strip(): int(number)

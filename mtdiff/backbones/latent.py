@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mtdiff.backbones.base import Backbone, Level, Part
-from mtdiff.backbones.hub import explained
+from mtdiff.backbones.hub import explain_failure
 from mtdiff.files import hide_loading_bars
 
 MOST_CUT = 10_000  # prompts that are remembered as cut
@@ -135,7 +135,7 @@ def read_parts(
     """
     made = {}
     for name, cls in parts.items():
-        with explained(weights, revision, name), hide_loading_bars():
+        with explain_failure(weights, revision, name), hide_loading_bars():
             made[name] = _read(cls, weights, name, revision, pickled)
     return made
 

@@ -11,7 +11,7 @@ from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.results.phases import Phases
-from mtdiff.runs.adapter import read_light, started
+from mtdiff.runs.adapter import read_light, check_start
 
 WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
@@ -85,7 +85,7 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
 
     torch.manual_seed(plain["seed"])  # what a method draws at the start
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
-    if (start := started(plain)) is not None:
+    if (start := check_start(plain)) is not None:
         load_adapter(denoiser, start)
     baselines, speed = settings.evaluation.baselines, settings.speed
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None

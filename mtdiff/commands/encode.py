@@ -54,7 +54,7 @@ def fill_cache(plain: Mapping[str, Any], examples: int | None, *, everything: bo
             encodings.fill_cache(encoder, batch, device)
             phase.advance(len(batch))
     cache.write()
-    for name, skipped in made.data.skipped().items():
+    for name, skipped in made.data.count_skipped().items():
         print(f"- data: {skipped} unreadable rows of {name} were replaced")
     print(f"{folder}: {', '.join(f'{len(shelf)} {kind}' for kind, shelf in cache.shelves.items())}")
 

@@ -117,7 +117,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
     result = execute(made, start, about)
     if first_process():
         announce(result, folder, "done")
-        for name, count in made.data.skipped().items():
+        for name, count in made.data.count_skipped().items():
             print(f"- data: {count} unreadable rows of {name} were replaced")
         if cut := made.module.denoiser.backbone.cut_prompts():
             first, tokens = next(iter(cut.items()))

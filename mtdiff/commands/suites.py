@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from mtdiff.commands.compose import CONFIGS, check_configuration, compose_run, composer, expand_sweep
 from mtdiff.commands.run import locate_run
 from mtdiff.errors import ConfigError
-from mtdiff.runs.suite import Planned, budgeted, distinct, key, load, run_all, without
+from mtdiff.runs.suite import Planned, budget_steps, distinct, key, load, run_all, without
 
 
 def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
@@ -24,7 +24,7 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
             config = composed.copy()
             config.seed = next((yaml.safe_load(o.partition("=")[2]) for o in run if key(o) == "seed"), config.seed)
             plain = check_configuration(config)
-            plain["training"]["steps"] = budgeted(suite, plain)
+            plain["training"]["steps"] = budget_steps(suite, plain)
             group = [] if plain["logger"]["group"] else [f"logger.group={suite.name}"]
             steps = f"training.steps={plain['training']['steps']}"
             runs.append(Planned([*without(run, [steps]), steps, *group], locate_run(plain, chosen)))

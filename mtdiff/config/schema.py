@@ -112,5 +112,5 @@ def check_arguments(key: str, arguments: Sequence[Argument], given: Mapping[str,
             where, wrong, expected = misfit(f"{key}.{name}", value, annotation)
             raise ConfigError(f"{where}={shown(wrong)}: expected {describe(expected)}")
     for argument in arguments:
-        if argument.required and argument.name not in given:
+        if argument.is_required and argument.name not in given:
             raise ConfigError(f"{key}.{argument.name}: has to be given, {describe(argument.annotation)}")

@@ -20,7 +20,7 @@ class Argument:
     default: ast.expr | None = None
 
     @property
-    def required(self) -> bool:
+    def is_required(self) -> bool:
         return self.default is None
 
 

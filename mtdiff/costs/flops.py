@@ -34,7 +34,7 @@ class Flops:
     total: int
     attention: int
 
-    def named(self, times: int = 1) -> dict[str, int]:
+    def as_dict(self, times: int = 1) -> dict[str, int]:
         """{flops, flops_no_attn} of so many calls."""
         return {"flops": times * self.total, "flops_no_attn": times * (self.total - self.attention)}
 
@@ -121,11 +121,11 @@ def has_source(task: Task) -> bool:
 def encode_prompt(backbone: Backbone) -> Text:
     """Encode one prompt; a text encoder that has shapes alone gives ones on the CPU."""
 
-    def filled(x: Tensor) -> Tensor:
+    def fill_meta(x: Tensor) -> Tensor:
         return torch.ones(x.shape, dtype=x.dtype) if x.is_meta else x
 
     text = backbone.embed(["a picture"])
-    return Text(filled(text.tokens), {k: filled(v) for k, v in text.extra.items()})
+    return Text(fill_meta(text.tokens), {k: fill_meta(v) for k, v in text.extra.items()})
 
 
 def make_condition(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:

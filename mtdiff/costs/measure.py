@@ -227,7 +227,7 @@ def measure_run(
     dearest = max(range(len(rows)), key=lambda k: flops[k].total)
     call = make_call(denoiser, rows[dearest])
     cost = {
-        **flops[dearest].named(),
+        **flops[dearest].as_dict(),
         "latency_ms": measure_latency(call, repeats, warmup, RUN_S),
         "peak_memory_mb": measure_cuda_peak(backbone.denoiser, call) if device.type == "cuda" else None,
     }

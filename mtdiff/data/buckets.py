@@ -65,7 +65,7 @@ def nearest(shapes: Sequence[Shape], ratios: NDArray[np.float64]) -> NDArray[np.
     return np.abs(ratios[:, None] - own).argmin(1)
 
 
-def filled(shapes: Sequence[Shape], ratios: NDArray[np.float64]) -> list[Shape]:
+def select_filled(shapes: Sequence[Shape], ratios: NDArray[np.float64]) -> list[Shape]:
     """The shapes that hold at least FEWEST of the pictures; the fullest in any case."""
     counts = np.bincount(nearest(shapes, ratios), minlength=len(shapes))
     least = min(FEWEST * len(ratios), counts.max())

@@ -137,7 +137,9 @@ class Mixture(Dataset[Example]):
         return self.streams[k].example(n, k)
 
     @staticmethod
-    def fixed(source: Source, tasks: Sequence[Task], split: Split, per_task: int, seed: int = 0) -> "FixedExamples":
+    def first_examples(
+        source: Source, tasks: Sequence[Task], split: Split, per_task: int, seed: int = 0
+    ) -> "FixedExamples":
         """The same list in every run: the first `per_task` examples of each task, one task after the other.
 
         Fewer where the source runs out of records, since none comes twice. `seed` is not the seed of a run.
@@ -146,7 +148,7 @@ class Mixture(Dataset[Example]):
 
 
 class FixedExamples(Dataset[Example]):
-    """The first examples of each stream, each record at most once; see `Mixture.fixed`."""
+    """The first examples of each stream, each record at most once; see `Mixture.first_examples`."""
 
     def __init__(self, streams: Sequence[Stream], per_task: int) -> None:
         if per_task < 1:

@@ -42,7 +42,7 @@ class MixtureModule(LightningDataModule):
         test_split: Split = "test",
     ) -> None:
         super().__init__()
-        self.tasks, self.position, self._step = _named(tasks), 0, 0
+        self.tasks, self.position, self._step = _check_names(tasks), 0, 0
         self.batch_size, self.workers = _whole("batch_size", batch_size, 1), _whole("workers", workers, 0)
         _whole("test_per_task", test_per_task, 1), _whole("validation_per_task", validation_per_task, 1)
         shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
@@ -50,8 +50,8 @@ class MixtureModule(LightningDataModule):
         self.train: Mixture | BucketedMixture = Mixture(source, run, shares, "train", seed)
         if len(buckets) > 1 or buckets[0] is not source:
             self.train = BucketedMixture(buckets, run, shares, seed)
-        self.validation = Mixture.fixed(source, run, "validation", validation_per_task)
-        self.test = Mixture.fixed(source, run, test_split, test_per_task)
+        self.validation = Mixture.first_examples(source, run, "validation", validation_per_task)
+        self.test = Mixture.first_examples(source, run, test_split, test_per_task)
 
     def probe(self) -> None:
         """Make the first example of every task and split, so that what a task refuses of the data is said early."""
@@ -71,16 +71,16 @@ class MixtureModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Example]:
         """This process's share, equally many for all; where they do not divide, some examples come twice."""
         rank, world = self._place()
-        return self._fixed(self.validation, DistributedSampler(self.validation, world, rank, shuffle=False))
+        return self._load_in_order(self.validation, DistributedSampler(self.validation, world, rank, shuffle=False))
 
     def test_dataloader(self) -> DataLoader[Example]:
-        return self._fixed(self.test)
+        return self._load_in_order(self.test)
 
     def _place(self) -> tuple[int, int]:
         """This process's rank, and how many processes there are."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _fixed(self, examples: Dataset[Example], sampler: Sampler[int] | None = None) -> DataLoader[Example]:
+    def _load_in_order(self, examples: Dataset[Example], sampler: Sampler[int] | None = None) -> DataLoader[Example]:
         seeds = torch.Generator()  # of its own: starting workers leaves the run's random state alone
         return DataLoader(examples, batch_size=self.batch_size, sampler=sampler, generator=seeds, **self._how())
 
@@ -94,9 +94,9 @@ class MixtureModule(LightningDataModule):
             "prefetch_factor": 4 if self.workers > 0 else None,
         }
 
-    def skipped(self) -> Mapping[str, int]:
+    def count_skipped(self) -> Mapping[str, int]:
         """Records that could not be read and were replaced so far, by `need/split`."""
-        return self.source.skipped()
+        return self.source.count_skipped()
 
     # Resumption
 
@@ -114,7 +114,7 @@ class MixtureModule(LightningDataModule):
         self.position, self._step = state_dict["position"], state_dict["step"]
 
 
-def _named(tasks: Mapping[str, Task]) -> dict[str, Task]:
+def _check_names(tasks: Mapping[str, Task]) -> dict[str, Task]:
     for key, task in tasks.items():
         if key != task.name:
             raise ValueError(f"tasks: key {key!r} holds a task named {task.name!r}; expected the same name in both")

@@ -28,6 +28,6 @@ class Source(ABC):
         """Training records by shape, a source each (`mtdiff.data.buckets`); itself where all are alike."""
         return [self]
 
-    def skipped(self) -> Mapping[str, int]:
+    def count_skipped(self) -> Mapping[str, int]:
         """Records that could not be read and were replaced so far, by `need/split`; none where all are made here."""
         return {}

@@ -113,7 +113,7 @@ class Experts(nn.Module):
             out = nn.functional.linear(self.hidden(x), self.output.weight, bias)  # (B, L, C)
         else:
             w = self.gates(self.routing.task, self.routing.t)  # (B, N)
-            out = self.mixed(x, self.scale * w, self.way(x))
+            out = self.mix(x, self.scale * w, self.way(x))
             if self.bias is not None:
                 out = out + (w @ self.bias).unsqueeze(1).to(out.dtype)
         for dropout in self.net[3:]:
@@ -141,7 +141,7 @@ class Experts(nn.Module):
             return "by_expert"
         return "by_sample" if tokens >= width and not whole else "at_once"
 
-    def mixed(self, x: Tensor, w: Tensor, way: Way) -> Tensor:
+    def mix(self, x: Tensor, w: Tensor, way: Way) -> Tensor:
         """sum_i w_i E_i(x) without output biases, for the weights w (B, N) of every sample. (B, L, C) -> (B, L, C)."""
         weight = self.output.weight  # (C, N * M')
         if way == "by_sample":
@@ -152,9 +152,9 @@ class Experts(nn.Module):
             projection, _ = ends(self.net)
             return one_by_one(x, projection.weight, projection.bias, weight, w)
         hidden = self.hidden(x)
-        return self.weighted(hidden, w.to(hidden.dtype))
+        return self.weigh(hidden, w.to(hidden.dtype))
 
-    def weighted(self, hidden: Tensor, w: Tensor) -> Tensor:
+    def weigh(self, hidden: Tensor, w: Tensor) -> Tensor:
         """The output product of hidden units (B, L, N * M') scaled by their experts' w (B, N), -> (B, L, C)."""
         weight = self.output.weight
         if hidden.shape[1] > 2 * len(weight):  # many tokens: each sample's weight is smaller than its hidden units

@@ -37,7 +37,7 @@ class GegluLoop(torch.autograd.Function):
         out, kept = torch.zeros_like(rows), []
         for i, (units, gates) in enumerate(slices(output, w)):
             a, g = (product(rows, weight[part], None if bias is None else bias[part]) for part in (units, gates))
-            hidden = weighed(a * torch.nn.functional.gelu(g), w[:, i])  # (R, M')
+            hidden = scale_units(a * torch.nn.functional.gelu(g), w[:, i])  # (R, M')
             out.addmm_(hidden, output[:, units].t())
             kept += [a, g]
         ctx.save_for_backward(x, weight, bias, output, w, *kept)
@@ -61,8 +61,8 @@ class GegluLoop(torch.autograd.Function):
             if dw is not None:
                 dw[:, i] = (unit * dunit).view(len(w), -1).sum(1)
             if doutput is not None:
-                torch.mm(grad.t(), weighed(unit, w[:, i]), out=doutput[:, units])
-            dunit = weighed(dunit, w[:, i])
+                torch.mm(grad.t(), scale_units(unit, w[:, i]), out=doutput[:, units])
+            dunit = scale_units(dunit, w[:, i])
             dg = torch.ops.aten.gelu_backward(dunit * a, g)
             for part, d in ((units, dunit.mul_(active)), (gates, dg)):
                 if dweight is not None:
@@ -88,6 +88,6 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
 
 
-def weighed(units: Tensor, w: Tensor) -> Tensor:
+def scale_units(units: Tensor, w: Tensor) -> Tensor:
     """Units (R, M') in place, times their samples' w (B)."""
     return units.view(len(w), -1).mul_(w.unsqueeze(1)).view(units.shape)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mtdiff.results.intervals import Interval, seed_interval
-from mtdiff.results.paired import paired
+from mtdiff.results.paired import compare_paired
 from mtdiff.results.record import RUN, Direction, Row
 from mtdiff.results.study import Run, Study
 from mtdiff.results.table import Column
@@ -44,7 +44,7 @@ def difference(a: Mapping[int, Row], b: Mapping[int, Row], direction: Direction)
         return None
     scores = [{s: rows[s].values for s in seeds} for rows in (a, b)]
     if all(values is not None for part in scores for values in part.values()):
-        found = paired(*scores)  # type: ignore[arg-type]
+        found = compare_paired(*scores)  # type: ignore[arg-type]
         if found is not None:
             return orient(found, sign)
     plain = [(a[s].value or 0.0) - (b[s].value or 0.0) for s in seeds]

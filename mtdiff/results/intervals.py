@@ -67,7 +67,7 @@ def paired_difference(
     """mean(a - b) of two methods' scores on the same examples: (examples,), or (seeds, examples) with seeds paired too.
 
     One seed: percentile bootstrap over examples, which says nothing about other seeds; p is twice the smaller share of
-    resampled means on either side of zero, never below 2 / (resamples + 1). Several seeds: see `_crossed`; a single
+    resampled means on either side of zero, never below 2 / (resamples + 1). Several seeds: see `_compare_crossed`; a single
     column then is a number of the whole set for each seed, and the test is Student's paired one. An example that is
     NaN throughout (the metric does not apply to it) is left out.
     """
@@ -76,7 +76,7 @@ def paired_difference(
     if d.size == 1:
         return Difference(float(d[0, 0]), n=1)
     if seeds > 1:
-        return _crossed(d, level)
+        return _compare_crossed(d, level)
     draws = _means(d[0], rng, resamples)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (resamples + 1))
@@ -95,7 +95,7 @@ def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     return x - y
 
 
-def _crossed(d: NDArray[np.float64], level: float) -> Difference:
+def _compare_crossed(d: NDArray[np.float64], level: float) -> Difference:
     """Differences d (S, E) with seeds and examples both random and crossed: t interval of their grand mean.
 
     d_se = mu + seed_s + example_e + noise_se. The variance of the mean is (MS_S + MS_E - MS_SE) / (S E), with degrees

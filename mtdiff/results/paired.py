@@ -10,7 +10,7 @@ Scores = Mapping[int, Sequence[float | None]]
 """Scores of the same examples by training seed; None where the metric does not apply to an example."""
 
 
-def paired(a: Scores, b: Scores) -> Difference | None:
+def compare_paired(a: Scores, b: Scores) -> Difference | None:
     """a - b over the seeds that both have; None where there is no such seed, or fewer than 2 shared examples.
 
     With one seed the answer is about these two trained models; with more it is about their methods.

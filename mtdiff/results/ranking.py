@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mtdiff.results.intervals import Interval
-from mtdiff.results.paired import paired
+from mtdiff.results.paired import compare_paired
 from mtdiff.results.record import Direction
 from mtdiff.results.table import Cell, Column, Line
 
@@ -37,19 +37,19 @@ def rank_column(cells: Sequence[Cell], column: Column) -> list[Cell]:
     first = max(intervals, key=lambda interval: sign * interval.value)
     best = next(cell for cell in cells if cell.interval is first)
 
-    def marked(cell: Cell) -> Cell:
+    def mark_cell(cell: Cell) -> Cell:
         if cell.interval is None:
             return cell
         if cell.interval.value == first.value:
             return replace(cell, best=True)
         return replace(cell, tied=is_worse(cell, best, column.direction) is False)
 
-    return [marked(cell) for cell in cells]
+    return [mark_cell(cell) for cell in cells]
 
 
 def is_worse(cell: Cell, best: Cell, direction: Direction) -> bool | None:
     """By the paired test on the same examples where there are scores, else by the intervals."""
-    found = paired(cell.scores, best.scores)
+    found = compare_paired(cell.scores, best.scores)
     if found is not None:
         return found.p < 0.05
     assert cell.interval is not None

@@ -148,12 +148,11 @@ def blank_odd_rows(runs: Sequence[Run]) -> list[Run]:
     tasks = list(dict.fromkeys(task for run in runs for task in run.result.tasks))
     rules = {task: commonest([run.result for run in runs], task) for task in tasks}
 
-    def checked(result: Result, row: Row) -> Row:
+    def blank_if_odd(result: Result, row: Row) -> Row:
         found = protocol(result, row.task)
         if row.value is None or found == rules[row.task]:
             return row
         return replace(row, value=None, low=None, high=None, values=None, reason=unlike(found, rules[row.task]))
 
-    return [
-        replace(run, result=replace(run.result, rows=[checked(run.result, r) for r in run.result.rows])) for run in runs
-    ]
+    kept = [[blank_if_odd(run.result, row) for row in run.result.rows] for run in runs]
+    return [replace(run, result=replace(run.result, rows=rows)) for run, rows in zip(runs, kept, strict=True)]

@@ -65,7 +65,7 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
     """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named.
     option: what a refusal calls the folder."""
     if not folder.is_dir():
-        own = shipped()
+        own = list_shipped()
         if str(folder) not in own:
             raise ValueError(f"{option}={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
         folder = own[str(folder)]
@@ -95,7 +95,7 @@ def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base:
     return About(path, content, backbone, sampling)
 
 
-def started(plain: Mapping[str, Any]) -> About | None:
+def check_start(plain: Mapping[str, Any]) -> About | None:
     """The run that `training.start` of a configuration names. ValueError where its adapter does not belong there."""
     start = plain["training"].get("start")
     if start is None:
@@ -175,7 +175,7 @@ def check_base(about: About, found: str) -> None:
         )
 
 
-def shipped() -> dict[str, Path]:
+def list_shipped() -> dict[str, Path]:
     """Adapters inside the package, by name."""
     return {path.name: path for path in sorted(ADAPTERS.iterdir())}
 

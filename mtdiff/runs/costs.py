@@ -41,14 +41,14 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
     rows = {name: make_condition(backbone, text, source, k) for k, (name, source) in enumerate(sources.items())}
     base = Denoiser(backbone, Untouched(), plain["tasks"])
     parameters = cost.count_parameters(base)["total"]
-    untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).named()}
+    untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).as_dict()}
 
     denoiser = adapt_backbone(backbone, plain)
     steps = {name: count_step_flops(denoiser, row) for name, row in rows.items()}
     pictures = {}
     for name, row in rows.items():
         guided = guide_row(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
-        flops = count_step_flops(denoiser, guided).named(plain["sampling"]["steps"])
+        flops = count_step_flops(denoiser, guided).as_dict(plain["sampling"]["steps"])
         pictures[name] = {"predictions": len(guided), "steps": plain["sampling"]["steps"], **flops}
     compared = list_compared_tasks(plain)
     dearest = max(steps, key=lambda name: steps[name].total)
@@ -64,9 +64,9 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
         "text_tokens": text.tokens.shape[1],
         "base": untouched,
         "params": cost.count_parameters(denoiser, len(compared)),
-        "cost": {**steps[dearest].named(), **blank},
+        "cost": {**steps[dearest].as_dict(), **blank},
         "dearest_task": dearest,
-        "per_step": {name: flops.named() for name, flops in steps.items()},
+        "per_step": {name: flops.as_dict() for name, flops in steps.items()},
         "per_picture": pictures,
         "disk_mb": cost.measure_disk(denoiser, parameters, len(compared)),
         "measured": None,

@@ -47,7 +47,7 @@ class Layer:
         return (weight_of(self.after) - weight_of(self.before)).flatten(1)
 
     @property
-    def allowed(self) -> float:
+    def tolerance(self) -> float:
         """Length of a rest that is rounding."""
         return TOLERANCE * float(weight_of(self.before).norm())
 
@@ -89,7 +89,7 @@ def factor(layer: Layer) -> tuple[Tensor, Tensor]:
     """The change as B A of the least rank: A (r, I), B (O, r). CannotFold where that is no small one."""
     u, s, v = torch.linalg.svd(layer.change, full_matrices=False)
     rest = s.square().flip(0).cumsum(0).flip(0).sqrt()  # of the change, without the first 0, 1, ... parts
-    rank = max(1, int((rest > layer.allowed).sum()))
+    rank = max(1, int((rest > layer.tolerance).sum()))
     most = min(LARGEST_RANK, min(layer.change.shape) // 2)
     if layer.name != INPUT and rank > most:
         raise CannotFold(f"{layer.name} has changed by a matrix of rank {rank}, a LoRA has at most {most} here; {ELSE}")
@@ -144,7 +144,7 @@ def fit_vector(layer: Layer) -> tuple[Tensor, bool]:
         axis = 0 if on_input else 1
         vector = (before * after).sum(axis) / before.square().sum(axis).clamp_min(1e-30)
         scaled = before * (vector if on_input else vector[:, None])
-        if float((after - scaled).norm()) <= layer.allowed and layer.scales_bias(None if on_input else vector):
+        if float((after - scaled).norm()) <= layer.tolerance and layer.scales_bias(None if on_input else vector):
             return vector, on_input
     raise CannotFold(f"{layer.name} has changed by more than a scale of its rows or columns; {ELSE}")
 

@@ -1,7 +1,7 @@
 """Suites: one YAML file lists the runs of a study; all are checked, then run one after another, each exactly once.
 
     common: seed=0,1,2                      # overrides of every run; a list with commas is a product, as with -m
-    equal_budget: true                      # see `budgeted`
+    equal_budget: true                      # see `budget_steps`
     runs:                                   # one line, one product of overrides; its own values win over `common`
       - method=mtu,ia3
       - method=finetune tasks=[edit],[inpaint]
@@ -30,7 +30,7 @@ from mtdiff.runs.lock import wait_for
 
 @dataclass(frozen=True)
 class Suite:
-    """lines: overrides of each product of runs. equal_budget: see `budgeted`. compared: the keys that its runs set."""
+    """lines: overrides of each product of runs. equal_budget: see `budget_steps`. compared: the keys that its runs set."""
 
     name: str
     lines: list[list[str]]
@@ -100,7 +100,7 @@ def without(line: Sequence[str], replaced: Sequence[str]) -> list[str]:
     return [override for override in line if key(override) not in keys]
 
 
-def budgeted(suite: Suite, plain: Mapping[str, Any]) -> int:
+def budget_steps(suite: Suite, plain: Mapping[str, Any]) -> int:
     """Steps of a run under the suite's equal budget.
 
     `training.steps` is meant for all tasks; a run of some of them takes its tasks' share of it (by `weights`), so that

@@ -69,27 +69,29 @@ class Task(ABC):
         """One example. Everything random comes from `rng`; `task_id` is the index in the run's list of tasks."""
 
 
-def instructed(record: Record, task_id: int) -> Example:
+def edit_example(record: Record, task_id: int) -> Example:
     """The edited picture from the whole original and the instruction."""
     if record.edited is None or record.instruction is None or record.edited_caption is None:
         raise ValueError(f"record {record.key!r} has no edited picture with its instruction and caption")
-    source, target = signed(record.image), signed(record.edited)
+    source, target = to_signed(record.image), to_signed(record.edited)
     mask = torch.zeros_like(source[:1])
     captions = (record.caption, record.edited_caption)
     return Example(target, source, mask, record.instruction, task_id, record.key, *captions)
 
 
-def restored(record: Record, source: Tensor, task_id: int, mask: Tensor | None = None, prompt: str = "") -> Example:
+def restore_example(
+    record: Record, source: Tensor, task_id: int, mask: Tensor | None = None, prompt: str = ""
+) -> Example:
     """The record's picture from a damaged one. source (3, H, W) in [-1, 1]; mask (1, H, W), or None where all is known.
 
     Where the mask is 1 the source is blanked.
     """
-    target = signed(record.image)
+    target = to_signed(record.image)
     mask = torch.zeros_like(target[:1]) if mask is None else mask
     return Example(target, source * (1 - mask), mask, prompt, task_id, record.key, target_caption=record.caption)
 
 
-def signed(image: Tensor) -> Tensor:
+def to_signed(image: Tensor) -> Tensor:
     """(3, H, W) uint8 -> float32 in [-1, 1]."""
     return image.float() / 127.5 - 1
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, from_unit, restored, to_unit
+from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, from_unit, restore_example, to_unit
 from mtdiff.tasks.corruptions import LUMA
 from mtdiff.types import Example, Need, Record
 
@@ -29,4 +29,4 @@ class Colorize(Task):
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         grey = np.clip(to_unit(record.image) @ LUMA, 0, 1)  # (H, W, 1)
         source = from_unit(np.repeat(grey, 3, axis=2))
-        return restored(record, source, task_id, prompt=record.caption if self.captioned else "")
+        return restore_example(record, source, task_id, prompt=record.caption if self.captioned else "")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restored, to_unit
+from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restore_example, to_unit
 from mtdiff.tasks.corruptions import blur, quantise
 from mtdiff.tasks.degradations import pick
 from mtdiff.tasks.kernels import Kernel, gaussian_kernel, squared_distance
@@ -45,7 +45,7 @@ class Deblur(Task):
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         picture = to_unit(record.image)
         blurred = quantise(blur(picture, self.draw_kernel(min(picture.shape[:2]), rng)))
-        return restored(record, from_unit(blurred), task_id)
+        return restore_example(record, from_unit(blurred), task_id)
 
     def draw_kernel(self, side: int, rng: np.random.Generator) -> Kernel:
         """A kernel for a picture whose shorter side has so many pixels."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restored, to_unit
+from mtdiff.tasks.base import FIDELITY, Metric, Task, check_kinds, check_range, from_unit, restore_example, to_unit
 from mtdiff.tasks.corruptions import Picture, gaussian_noise, jpeg, poisson_noise, quantise
 from mtdiff.tasks.degradations import pick
 from mtdiff.types import Example, Need, Record
@@ -43,7 +43,7 @@ class Denoise(Task):
 
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         noisy = quantise(self.add_noise(to_unit(record.image), rng))
-        return restored(record, from_unit(noisy), task_id)
+        return restore_example(record, from_unit(noisy), task_id)
 
     def add_noise(self, picture: Picture, rng: np.random.Generator) -> Picture:
         """A picture (H, W, 3) in [0, 1] with noise of one kind."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, instructed
+from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, edit_example
 from mtdiff.types import Example, Need, Record
 
 
@@ -27,4 +27,4 @@ class Edit(Task):
         return {"edit": 1.0}
 
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
-        return instructed(record, task_id)
+        return edit_example(record, task_id)

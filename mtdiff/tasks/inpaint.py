@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, instructed, signed
+from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, edit_example, to_signed
 from mtdiff.tasks.masks import random_hole
 from mtdiff.types import Example, Need, Record
 
@@ -42,8 +42,8 @@ class Inpaint(Task):
 
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         if record.edited is not None:
-            return instructed(record, task_id)
-        target = signed(record.image)
+            return edit_example(record, task_id)
+        target = to_signed(record.image)
         _, height, width = target.shape
         mask = torch.from_numpy(random_hole(height, width, rng)).float()[None]  # (1, H, W)
         source = target * (1 - mask)

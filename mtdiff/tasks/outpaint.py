@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtdiff.tasks.base import FIDELITY, Metric, Task, restored, signed
+from mtdiff.tasks.base import FIDELITY, Metric, Task, restore_example, to_signed
 from mtdiff.tasks.masks import Mask
 from mtdiff.types import Example, Need, Record
 
@@ -37,7 +37,7 @@ class Outpaint(Task):
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         height, width = record.image.shape[-2:]
         mask = torch.from_numpy(random_border(height, width, self.area, rng)).float()[None]  # (1, H, W)
-        return restored(record, signed(record.image), task_id, mask, record.caption)
+        return restore_example(record, to_signed(record.image), task_id, mask, record.caption)
 
 
 def random_border(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> Mask:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, signed
+from mtdiff.tasks.base import LPIPS, PSNR, SSIM, Metric, Task, to_signed
 from mtdiff.tasks.corruptions import Picture
 from mtdiff.tasks.degradations import Bicubic, RealESRGAN
 from mtdiff.types import Example, Need, Record
@@ -47,13 +47,13 @@ class SuperResolution(Task):
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         picture = record.image.permute(1, 2, 0).numpy().astype(np.float32) / np.float32(255)  # (H, W, 3)
         degrade = RealESRGAN(self.scale) if self.degradation == "realesrgan" else Bicubic(self.scale)
-        source = enlarged(degrade(picture, rng), picture.shape[:2])
-        target = signed(record.image)
+        source = enlarge(degrade(picture, rng), picture.shape[:2])
+        target = to_signed(record.image)
         mask = torch.zeros_like(target[:1])
         return Example(target, source, mask, "", task_id, record.key, target_caption=record.caption)
 
 
-def enlarged(picture: Picture, size: tuple[int, ...]) -> Tensor:
+def enlarge(picture: Picture, size: tuple[int, ...]) -> Tensor:
     """(h, w, 3) in [0, 1] -> (3, H, W) float32 in [-1, 1], bicubic (a = -0.5, as `degradations.Bicubic`)."""
     height, width = size
     channels = (Image.fromarray(picture[..., c]) for c in range(3))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mtdiff.tasks.base import Metric, Task, signed
+from mtdiff.tasks.base import Metric, Task, to_signed
 from mtdiff.types import Example, Need, Record
 
 
@@ -27,7 +27,7 @@ class TextToImage(Task):
         return {"caption": 1.0}
 
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
-        target = signed(record.image)
+        target = to_signed(record.image)
         mask = torch.ones_like(target[:1])
         source = torch.zeros_like(target)
         return Example(target, source, mask, record.caption, task_id, record.key, target_caption=record.caption)

@@ -83,7 +83,7 @@ class Finite(Callback):
         if self.skipped < MOST:
             name = f"step-{step}" + (f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else "")
             path = self.folder / f"{name}.json"
-            weights = trained(module) if self.skipped == 0 else None
+            weights = read_trained(module) if self.skipped == 0 else None
             try:
                 keep(path, {"step": step, **about}, Batch.cat([p.batch for p in wrong or self._parts]))
                 if weights is not None and is_first():
@@ -137,7 +137,7 @@ def keep(path: Path, about: dict[str, Any], batch: Batch) -> None:
     write_atomically(path, json.dumps({**about, "batch": texts}, indent=1) + "\n", root)
 
 
-def trained(module: MultiTaskModule) -> dict[str, Tensor]:
+def read_trained(module: MultiTaskModule) -> dict[str, Tensor]:
     """What a method trains and a balancing learns, whole: every process has to ask for it."""
     states = (module.denoiser.adapter(), module.balancing.state_dict())
     named = {f"{part}.{k}": v for part, state in zip(PARTS, states, strict=True) for k, v in state.items()}
@@ -162,7 +162,7 @@ def load(path: Path) -> Batch:
 
 
 def load_trained(module: MultiTaskModule, path: Path) -> None:
-    """Put back what `trained` gave. ValueError where it is of another method or base."""
+    """Put back what `read_trained` gave. ValueError where it is of another method or base."""
     state = read_tensors(path)
     parts = {p: {k.removeprefix(f"{p}."): v for k, v in state.items() if k.startswith(f"{p}.")} for p in PARTS}
     try:

@@ -128,7 +128,7 @@ def test_signature_reads_classes_functions_and_dataclasses() -> None:
     names = {a.name for a in signature("mtdiff.methods.mtu.MTU")}
     assert {"experts", "granularity", "top_k", "rescale"} <= names
     assert "weights" in {a.name for a in signature("mtdiff.backbones.stable_diffusion.load")}
-    required = {a.name for a in signature("mtdiff.config.settings.Training") if a.required}
+    required = {a.name for a in signature("mtdiff.config.settings.Training") if a.is_required}
     assert required == {"steps", "batch_size", "lr"}
 
 

@@ -119,7 +119,7 @@ def test_base_of_true_size(name: str) -> None:
     flops, no_attn, exact, parameters = TRUE[name]
     backbone, text = true_size(name)
     denoiser = Denoiser(backbone, Untouched(), TASKS)
-    counted = count_step_flops(denoiser, make_condition(backbone, text, source=True)).named()
+    counted = count_step_flops(denoiser, make_condition(backbone, text, source=True)).as_dict()
     assert round(counted["flops"] / 1e12, 3) == flops
     assert round(counted["flops_no_attn"] / 1e12, 3) == no_attn
     assert counted["flops"] / 1e12 == pytest.approx(exact, abs=1e-4)
@@ -131,9 +131,9 @@ def test_base_of_true_size(name: str) -> None:
 def test_mtu_of_true_size_costs_what_the_base_costs(name: str, experts: int, most: float) -> None:
     backbone, text = true_size(name)
     row = make_condition(backbone, text, source=True)
-    base = count_step_flops(Denoiser(backbone, Untouched(), TASKS), row).named()
+    base = count_step_flops(Denoiser(backbone, Untouched(), TASKS), row).as_dict()
     denoiser = Denoiser(backbone, MTU(experts=experts), TASKS)
-    counted = count_step_flops(denoiser, row).named()
+    counted = count_step_flops(denoiser, row).as_dict()
     for convention in ("flops", "flops_no_attn"):
         assert base[convention] < counted[convention] < 1.015 * base[convention]
     assert counted["flops"] - counted["flops_no_attn"] == base["flops"] - base["flops_no_attn"]
@@ -334,7 +334,7 @@ def test_costs_of_a_run_fit_its_result(tmp_path: Path) -> None:
     params, found = cost.measure_run(denoiser, 4, [False, True], repeats=2, warmup=1)
     backbone = denoiser.backbone
     dearest = count_step_flops(denoiser, make_condition(backbone, encode_prompt(backbone), source=True, task=1))
-    assert (found["flops"], found["flops_no_attn"]) == tuple(dearest.named().values())
+    assert (found["flops"], found["flops_no_attn"]) == tuple(dearest.as_dict().values())
     assert found["peak_memory_mb"] is None
     assert params["total_for_all_tasks"] == params["total"] + params["trainable"]
     Result("m", "b", "d", ["edit"], 0, params=dict(params), cost=found).save(tmp_path / "r.json")

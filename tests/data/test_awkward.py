@@ -11,7 +11,7 @@ import pandas
 import pytest
 from little_sets import captioned, encoded, number, pairs, picture, write_folder
 
-from mtdiff.data.tables.checker import checked, problems
+from mtdiff.data.tables.checker import check_source, problems
 from mtdiff.data.tables.convert import Samples, write_index, write_shards
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.shards import Shards
@@ -161,8 +161,8 @@ def test_half_a_character_is_mended_and_counted(tmp_path: Path, caplog: pytest.L
     captions = [source.record("caption", "train", i, np.random.default_rng(0)).caption for i in range(6)]
     assert captions == ["a face \ufffd", "\U0001f600", "\U0001f600"] * 2
     assert "mended (2 so far)" in caplog.text
-    report = checked(source)
-    assert (report["caption"]["train"]["mended"], problems(report), source.skipped()) == (2, [], {})
+    report = check_source(source)
+    assert (report["caption"]["train"]["mended"], problems(report), source.count_skipped()) == (2, [], {})
     counts = write_shards(str(tmp_path / "out"), {"train": Samples(source, "caption", "train")})
     assert counts == {"train": 6, "unreadable": 0}
 
@@ -214,7 +214,7 @@ def test_a_broken_first_sample_is_one_row(old: bool, tmp_path: Path) -> None:
         index = json.loads((tmp_path / "index.json").read_text())
         del index["splits"]["train"][0]["columns"]
         (tmp_path / "index.json").write_text(json.dumps(index))
-    part = checked(TableSource(caption=Shards(str(tmp_path), held_out=0.0), size=16))["caption"]["train"]
+    part = check_source(TableSource(caption=Shards(str(tmp_path), held_out=0.0), size=16))["caption"]["train"]
     assert (part["rows"], part["unreadable"]) == (6, 1)
 
 

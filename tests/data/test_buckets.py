@@ -14,10 +14,10 @@ from tiny_families import FAMILIES
 from tiny_fits import settings
 from whole_runs import composed, whole_run
 
-from mtdiff.data.buckets import FEWEST, BucketedMixture, filled, shapes
+from mtdiff.data.buckets import FEWEST, BucketedMixture, select_filled, shapes
 from mtdiff.data.module import MixtureModule
 from mtdiff.data.shares import FINE, fine_counts
-from mtdiff.data.tables.checker import checked, printed
+from mtdiff.data.tables.checker import check_source, print_report
 from mtdiff.data.tables.convert import Samples, write_index, write_shards
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.source import TableSource
@@ -93,8 +93,8 @@ def test_rare_shapes_are_left_out() -> None:
     all_shapes = shapes(512, RATIOS, 64)
     ratios = np.log(np.array([1.0] * 997 + [0.5] * 3))
     assert FEWEST == 0.005
-    assert filled(all_shapes, ratios) == [all_shapes[1]]
-    assert filled(all_shapes, np.log(np.array([0.5, 1, 1]))) == all_shapes[:2]
+    assert select_filled(all_shapes, ratios) == [all_shapes[1]]
+    assert select_filled(all_shapes, np.log(np.array([0.5, 1, 1]))) == all_shapes[:2]
 
 
 def test_fine_counts_keep_every_share() -> None:
@@ -267,11 +267,11 @@ def test_folders_read_no_more_than_headers(tmp_path: Path) -> None:
 
 
 def test_the_checker_counts_shapes(tmp_path: Path) -> None:
-    report = checked(source(tmp_path, caption=str(mixed(tmp_path / "a", 24))))
+    report = check_source(source(tmp_path, caption=str(mixed(tmp_path / "a", 24))))
     counts = [Counter(part["buckets"]) for part in report["caption"].values()]
     assert sum(counts, Counter()) == {"32x32": 12, "48x16": 6, "16x48": 6}
     with StringIO() as out:
-        Console(file=out, width=250).print(printed(report))
+        Console(file=out, width=250).print(print_report(report))
         assert "48x16" in out.getvalue()
-    plain = checked(TableSource(caption=str(tmp_path / "a"), size=32))
+    plain = check_source(TableSource(caption=str(tmp_path / "a"), size=32))
     assert plain["caption"]["train"]["buckets"] is None

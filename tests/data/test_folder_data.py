@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mtdiff.data.mixture import Mixture
-from mtdiff.data.tables.checker import checked, problems
+from mtdiff.data.tables.checker import check_source, problems
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, Part
 from mtdiff.data.tables.source import TableSource, crop_to
@@ -226,7 +226,7 @@ def test_unreadable_rows_are_replaced_logged_and_counted(tmp_path: Path, caplog:
         shown = [number(source.record("picture", "train", i, rng()).image) for i in range(12)]
         again = [number(source.record("picture", "train", i, rng()).image) for i in range(12)]
     assert shown == again == [0, 1, 2, 5, 5, 5, 6, 7, 8, 10, 10, 11]
-    assert source.skipped() == {"picture/train": 3}
+    assert source.count_skipped() == {"picture/train": 3}
     assert len(caplog.records) == 3
     assert "row 3 of train skipped (1 so far): not a picture" in caplog.text
 
@@ -236,7 +236,7 @@ def test_what_loader_processes_skip_is_counted(tmp_path: Path) -> None:
     mixture = Mixture(source, [SuperResolution(degradation="bicubic")], [1.0])
     loader = DataLoader(mixture, sampler=range(24), batch_size=None, num_workers=2)
     assert len(list(loader)) == 24
-    assert source.skipped() == {"picture/train": 3}
+    assert source.count_skipped() == {"picture/train": 3}
 
 
 def test_pairs_of_different_sizes_and_blank_instructions_are_unreadable(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_pairs_of_different_sizes_and_blank_instructions_are_unreadable(tmp_path
     (folder / "metadata.jsonl").write_text(lines)
     source = TableSource(edit=Folder(str(folder), held_out=0.0), size=16)
     assert [number(source.record("edit", "train", i, rng()).image) for i in range(4)] == [0, 3, 3, 3]
-    assert source.skipped() == {"edit/train": 2}
+    assert source.count_skipped() == {"edit/train": 2}
 
 
 def test_nothing_readable_ends_in_one_line(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_the_checker_counts(tmp_path: Path) -> None:
     both = TableSource(
         caption=captions, picture=source.tables["picture"], size=16, counts={"caption": {"train": 3}, "picture": {}}
     )
-    report = checked(both)
+    report = check_source(both)
     part = report["picture"]["train"]
     assert (part["rows"], part["read"], part["unreadable"]) == (12, 12, 3)
     assert [f["row"] for f in part["first_unreadable"]] == [3, 4, 9]

@@ -222,7 +222,7 @@ def test_the_sampler_starts_where_the_batches_ended():
 
 
 def test_fixed_lists_hold_each_task_in_turn():
-    examples = Mixture.fixed(Noise(), FOUR, "test", 3)
+    examples = Mixture.first_examples(Noise(), FOUR, "test", 3)
     assert [e.task for e in (examples[i] for i in range(len(examples)))] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert all(examples[i].key.startswith("test/") for i in range(12))
     with pytest.raises(IndexError):
@@ -230,17 +230,17 @@ def test_fixed_lists_hold_each_task_in_turn():
 
 
 def test_fixed_lists_do_not_depend_on_the_run():
-    four = Mixture.fixed(Noise(), FOUR, "test", 4)
+    four = Mixture.first_examples(Noise(), FOUR, "test", 4)
     for place, task in enumerate(FOUR):
-        alone = Mixture.fixed(Noise(), [task], "test", 4)
-        longer = Mixture.fixed(Noise(), [task], "test", 5)
+        alone = Mixture.first_examples(Noise(), [task], "test", 4)
+        longer = Mixture.first_examples(Noise(), [task], "test", 5)
         expected = [content(four[4 * place + i]) for i in range(4)]
         assert [content(alone[i]) for i in range(4)] == expected
         assert [content(longer[i]) for i in range(4)] == expected
 
 
 def test_fixed_lists_repeat_no_record():
-    examples = Mixture.fixed(Noise(), FOUR, "test", 100)
+    examples = Mixture.first_examples(Noise(), FOUR, "test", 100)
     keys = [(e.task, e.key) for e in (examples[i] for i in range(len(examples)))]
     assert len(set(keys)) == len(keys)
     counts = Counter(task for task, _ in keys)
@@ -375,7 +375,7 @@ def test_other_bad_arguments_are_refused():
 
 def test_a_task_that_needs_no_removals_takes_a_source_without():
     source = Noise({**SIZES, "removal": 0})
-    assert len(Mixture.fixed(source, [Inpaint(removal=0.0)], "test", 3)) == 3
+    assert len(Mixture.first_examples(source, [Inpaint(removal=0.0)], "test", 3)) == 3
 
 
 # The shipped data

@@ -290,7 +290,7 @@ def test_damage_inside_a_shard(tmp_path: Path) -> None:
     file.write_bytes(whole.replace(b"IDAT", b"XXXX"))
     source = TableSource(edit=str(tmp_path / "out"), size=16)
     source.record("edit", "train", 0, rng())
-    assert source.skipped()["edit/train"] >= 1
+    assert source.count_skipped()["edit/train"] >= 1
     file.write_bytes(b"\x01" * 300 + whole[300:])
     with pytest.raises(ValueError, match=r"shard-000000\.tar: broken shard at sample 0"):
         TableSource(edit=str(tmp_path / "out"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.experts import Loop, against
-from benchmarks.folded import folded
+from benchmarks.folded import compare_folded
 from benchmarks.timing import Bar, Comparison, How, take_turns
 from tiny import tiny_unet
 from torch import nn
@@ -151,7 +151,7 @@ def test_the_loop_is_a_loop_over_ordinary_layers() -> None:
 def test_folded_by_shapes_alone() -> None:
     """A backbone without values gets random weights, and stays as it is."""
     base = tiny_unet("meta")
-    text, edit = folded(base, QUICK, calls=1, turns=1)
+    text, edit = compare_folded(base, QUICK, calls=1, turns=1)
     assert (text.counts["parameters"], text.counts["flops"]) == (1.0, 1.0)
     assert edit.counts["parameters"] > 1
     assert all(p.is_meta for p in base.denoiser.parameters())

@@ -203,7 +203,7 @@ def test_methods_on_a_pretrained_nano_dit(method: str, tmp_path: Path) -> None:
 
 
 def test_nano_dit_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dit, "shipped", lambda name: tmp_path / name)
+    monkeypatch.setattr(dit, "find_shipped", lambda name: tmp_path / name)
     with pytest.raises(ValueError, match=re.escape("make it with `python experiments/pretrain.py`")) as error:
         dit.load("nano_dit", parts="nano")
     assert "\n" not in str(error.value)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from baselines.published_numbers import published
+from baselines.published_numbers import read_published
 from mtdiff.provenance import git_state, provenance
 from mtdiff.results import record as module
 from mtdiff.results.encoding import strip_machine, write_lines
 from mtdiff.results.intervals import Interval
-from mtdiff.results.paired import paired
+from mtdiff.results.paired import compare_paired
 from mtdiff.results.ranking import worse_for_sure
 from mtdiff.results.record import Result, Row, describe_schema, find
 from mtdiff.results.summary import summarise
@@ -579,7 +579,7 @@ def test_published_numbers_stand_apart_with_their_source(runs: Path) -> None:
     row = next(line for line in theirs.splitlines() if line.startswith("| MTU N=4 | SD 1.5"))
     assert [c.strip() for c in row.strip("| ").split("|")][2:8] == ["0.68", "869M", "7.2", "17.2", "24.8", "44.0"]
     assert all("arXiv" in line for line in theirs.splitlines() if line.startswith("| ") and "SD" in line)
-    found = published()
+    found = read_published()
     for kind in ("tasks", "routing"):
         assert {r["source"] for r in found[kind]} <= set(found["sources"])
 
@@ -608,7 +608,7 @@ def scores(d: Any) -> dict[int, list[float]]:
 def test_one_seed_is_nearly_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=400), rng.normal(0.1, size=400)
-    found, expected = paired(scores(a), scores(b)), scipy.stats.ttest_rel(a, b)
+    found, expected = compare_paired(scores(a), scores(b)), scipy.stats.ttest_rel(a, b)
     assert found is not None
     low, high = expected.confidence_interval(0.95)
     assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, low, high), abs=0.03)
@@ -616,18 +616,18 @@ def test_one_seed_is_nearly_the_paired_t_test() -> None:
 
 def test_examples_that_do_not_differ_leave_the_t_test_over_seeds() -> None:
     d = np.repeat([[0.1], [0.5], [0.3], [0.6]], 9, axis=1)
-    found = paired(scores(d), scores(0 * d))
+    found = compare_paired(scores(d), scores(0 * d))
     assert found is not None
     assert found.p == pytest.approx(scipy.stats.ttest_1samp(d[:, 0], 0).pvalue)
 
 
 def test_only_shared_seeds_and_examples_are_compared() -> None:
     a = {0: [1.0, 2.0, None], 1: [9.0, 9.0, 9.0]}
-    found = paired(a, {0: [0.5, 1.5, 7.0], 2: [0.0, 0.0, 0.0]})
+    found = compare_paired(a, {0: [0.5, 1.5, 7.0], 2: [0.0, 0.0, 0.0]})
     assert found is not None
     assert (found.value, found.n) == (0.5, 2)
-    assert paired(a, {3: [1.0, 2.0, 3.0]}) is None
-    assert paired(a, {0: [1.0, 2.0]}) is None
+    assert compare_paired(a, {3: [1.0, 2.0, 3.0]}) is None
+    assert compare_paired(a, {0: [1.0, 2.0]}) is None
 
 
 def test_scores_decide_where_intervals_cannot() -> None:
@@ -637,7 +637,7 @@ def test_scores_decide_where_intervals_cannot() -> None:
     assert [line.cells[0].tied for line in summarise(runs).lines] == [False, False]
     blind = [replace(r, rows=[replace(x, values=None) for x in r.rows]) for r in runs]
     assert [line.cells[0].tied for line in summarise(blind).lines] == [True, False]
-    assert paired({0: [1.0, None, 2.0]}, {1: [1.0, 2.0, 3.0]}) is None
+    assert compare_paired({0: [1.0, None, 2.0]}, {1: [1.0, 2.0, 3.0]}) is None
 
 
 @pytest.mark.parametrize("key", ["per_task", "split", "sampling", "task", "data", "version"])

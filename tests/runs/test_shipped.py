@@ -17,7 +17,7 @@ from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.module import MixtureModule
 from mtdiff.metrics.alexnet import lpips_alex
 from mtdiff.runs import adapter
-from mtdiff.runs.adapter import ADAPTERS, shipped
+from mtdiff.runs.adapter import ADAPTERS, list_shipped
 from mtdiff.tasks.super_resolution import SuperResolution
 from mtdiff.types import Batch
 
@@ -28,7 +28,7 @@ def test_they_are_small_and_safe() -> None:
     files = [path for path in ADAPTERS.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     assert sum(path.stat().st_size for path in files) <= 5 * 2**20
-    assert list(shipped()) == ["mtu-nano"]
+    assert list(list_shipped()) == ["mtu-nano"]
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.errors import RunError
 from mtdiff.runs.train import train
 from mtdiff.training.balancing import Weighting
-from mtdiff.training.faults import keep, load, trained
+from mtdiff.training.faults import keep, load, read_trained
 from mtdiff.training.loggers import Background, Rows
 from mtdiff.training.module import Draws
 from mtdiff.training.signals import Signals
@@ -114,7 +114,7 @@ def test_fault_of_another_is_refused(spoil: Callable[[Path], object], expected: 
     (tmp_path / "run" / "faults").mkdir(parents=True)
     batch = Batch.collate([run.data.train[i] for i in range(2)])
     keep(tmp_path / "run" / "faults" / "step-2.json", {}, batch)
-    save_file(trained(run.module), tmp_path / "run" / "faults" / "step-2-weights.safetensors")
+    save_file(read_trained(run.module), tmp_path / "run" / "faults" / "step-2-weights.safetensors")
     said, code = replayed(tmp_path / "run")
     assert (code, said.splitlines()[-1].split("; ")[1]) == (0, "gradients that are not finite: 0")
     spoil(tmp_path / "run")

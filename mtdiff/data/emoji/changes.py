@@ -86,7 +86,7 @@ def _family(emoji: Emoji) -> str:
     return "mood of cats" if re.fullmatch(r"\S+ cat face", name) else f"{emoji.category}/{emoji.subcategory}"
 
 
-def _worded(emoji: Sequence[Emoji]) -> Iterator[Change]:
+def _list_worded(emoji: Sequence[Emoji]) -> Iterator[Change]:
     """Ordered pairs of different bases; person, gender and family words are left to `gender`."""
     families = defaultdict(list)
     for e in emoji:
@@ -112,7 +112,7 @@ def changes(pack: Pack, split: Split, known: Collection[str] = ()) -> dict[str, 
     found["skin tone"] = [Change("skin tone", e, e) for e in own if len(TONES.keys() & e.tones.keys()) > 1]
     found["gender"] = list(_genders(own))
     found["style"] = [Change("style", e, e) for e in own] if len(pack.styles) > 1 else []
-    for change in _worded(own if split == "train" else [*train, *own]):
+    for change in _list_worded(own if split == "train" else [*train, *own]):
         if change.source.split == change.target.split == "train":
             fits = combination(change.source.base, change.target.base) == split
         else:

@@ -8,7 +8,18 @@ from typing import TypeVar
 import numpy as np
 
 from mtdiff.data.emoji.pack import Emoji, Portrait, combination, unheld
-from mtdiff.data.emoji.scenes import COLOURS, PLACES, TEXTURES, UNIT, Background, Item, Scene, Spot, canonical, centred
+from mtdiff.data.emoji.scenes import (
+    COLOURS,
+    PLACES,
+    TEXTURES,
+    UNIT,
+    Background,
+    Item,
+    Scene,
+    Spot,
+    canonical,
+    centre_spot,
+)
 from mtdiff.types import Split
 
 T = TypeVar("T")
@@ -47,7 +58,7 @@ def choose(options: Sequence[T], rng: np.random.Generator) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def shuffled(options: Sequence[T], rng: np.random.Generator) -> list[T]:
+def shuffle_options(options: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [options[i] for i in rng.permutation(len(options)).tolist()]
 
 
@@ -86,8 +97,8 @@ def random_spots(count: int, rng: np.random.Generator, spare: bool = False) -> l
 
     With `spare` (count at most 2), one more at the end: another place for the first, clear of the others.
     """
-    places = shuffled(choose(LAYOUTS[count + spare], rng), rng)
-    words = shuffled(choose(CLASSES[count], rng), rng)
+    places = shuffle_options(choose(LAYOUTS[count + spare], rng), rng)
+    words = shuffle_options(choose(CLASSES[count], rng), rng)
     ranges = ALONE if count == 1 else TOGETHER
     sides = [ranges[w][0] + (ranges[w][1] - ranges[w][0]) * rng.random() for w in words]
     room = 10.0 if count == 1 else UNIT - max(a + b for a, b in combinations(sides, 2))
@@ -143,13 +154,13 @@ class Composer:
     def single(self, main: Portrait, rng: np.random.Generator) -> Scene:
         if rng.random() < self.white:
             return canonical(main)
-        spot = centred(SINGLE[0] + (SINGLE[1] - SINGLE[0]) * rng.random())
+        spot = centre_spot(SINGLE[0] + (SINGLE[1] - SINGLE[0]) * rng.random())
         return Scene(main.style, (Item(main, spot),), random_background(rng))
 
     def scene(self, portraits: Sequence[Portrait], rng: np.random.Generator) -> Scene:
         """The emoji at random spots, in random order."""
         items = tuple(Item(*both) for both in zip(portraits, random_spots(len(portraits), rng), strict=True))
-        return Scene(portraits[0].style, tuple(shuffled(items, rng)), random_background(rng))
+        return Scene(portraits[0].style, tuple(shuffle_options(items, rng)), random_background(rng))
 
     def pile(self, portraits: Sequence[Portrait], rng: np.random.Generator) -> Scene:
         """The emoji anywhere, so that they mostly cover each other in part, in random order; no place is named."""

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from mtdiff.data.emoji.changes import COMPOSED, TONES, Change, words
-from mtdiff.data.emoji.compose import CLASSES, Composer, choose, random_background, random_spots, shuffled
+from mtdiff.data.emoji.compose import CLASSES, Composer, choose, random_background, random_spots, shuffle_options
 from mtdiff.data.emoji.pack import Pack, Portrait
 from mtdiff.data.emoji.scenes import COLOURS, PLACES, TEXTURES, Item, Scene
 from mtdiff.types import Split
@@ -149,7 +149,7 @@ class Editor:
         seen = known is None or change.old in known
         template = choose([t for t in TEMPLATES[change.kind] if seen or "{old}" not in t], rng)
         if change.kind in COMPOSED:
-            return self._composed(change, style, split, rng, template)
+            return self._compose_edit(change, style, split, rng, template)
         source, target = self._portraits(change, style, rng)
         name = "clock" if change.kind == "time" else change.source.name
         nameable = known is None or set(words(name)) <= set(known)
@@ -158,7 +158,7 @@ class Editor:
             before, it = self.composer.single(source, rng), f"the {name}" if nameable and called else "it"
         else:
             before, it = self._among(source, target, split, rng), f"the {name}"
-        return Edit(before, turned(before, source, target), fill(template, it, **_slots(change, target)))
+        return Edit(before, replace_portrait(before, source, target), fill(template, it, **_slots(change, target)))
 
     def _portraits(self, change: Change, style: str, rng: np.random.Generator) -> tuple[Portrait, Portrait]:
         """The drawing that changes and what it becomes."""
@@ -183,19 +183,21 @@ class Editor:
         others = self.composer.company(source, count, pool, split, rng, beside=[target.emoji.base])
         return self.composer.scene([source, *others], rng)
 
-    def _composed(self, change: Change, style: str, split: Split, rng: np.random.Generator, template: str) -> Edit:
+    def _compose_edit(self, change: Change, style: str, split: Split, rng: np.random.Generator, template: str) -> Edit:
         """Edits of what a scene holds. Outside training, main emoji and first companion are a held-out combination."""
         main = Portrait(style, change.source, self.composer.tone(change.source.tones, rng))
         held, pool = split != "train", self.pack.of("train")
         if change.kind == "move":
             least = int(held or rng.random() < 0.7)
-            return self._moved(main, self.composer.company(main, least, pool, split, rng, least, held), rng, template)
+            return self._move_main(
+                main, self.composer.company(main, least, pool, split, rng, least, held), rng, template
+            )
         count = 1 + int(rng.random() < 0.5)
         if change.kind == "replace":
             (new,) = self.composer.company(main, 1, pool, split, rng, least=1)
             others = self.composer.company(new, count, pool, split, rng, 1, held, beside=[main.emoji.base])
             full = self.composer.scene([main, *others], rng)
-            return Edit(full, turned(full, main, new), fill(template, it=main, a=article(new.noun)))
+            return Edit(full, replace_portrait(full, main, new), fill(template, it=main, a=article(new.noun)))
         others = self.composer.company(main, count, pool, split, rng, 1, held)
         full = self.composer.scene([main, *others], rng)
         item = next(i for i in full.items if i.portrait == main)
@@ -205,15 +207,15 @@ class Editor:
         noun = f"{item.spot.word} {main.noun}".strip()
         return Edit(rest, full, fill(template, a=article(noun), place=whereabouts(item.spot.place)))
 
-    def _moved(self, main: Portrait, others: list[Portrait], rng: np.random.Generator, template: str) -> Edit:
+    def _move_main(self, main: Portrait, others: list[Portrait], rng: np.random.Generator, template: str) -> Edit:
         *spots, spare = random_spots(1 + len(others), rng, spare=True)
-        items = shuffled([Item(*both) for both in zip([main, *others], spots, strict=True)], rng)
+        items = shuffle_options([Item(*both) for both in zip([main, *others], spots, strict=True)], rng)
         before = Scene(main.style, tuple(items), random_background(rng))
         moved = tuple(replace(i, spot=spare) if i.portrait == main else i for i in items)
         return Edit(before, replace(before, items=moved), fill(template, it=main, place=spare.place))
 
 
-def turned(before: Scene, source: Portrait, target: Portrait) -> Scene:
+def replace_portrait(before: Scene, source: Portrait, target: Portrait) -> Scene:
     """The scene with one emoji turned into another; all others take the target's style."""
     items = tuple(
         replace(i, portrait=target if i.portrait == source else replace(i.portrait, style=target.style))
@@ -253,14 +255,14 @@ def instructions(pack: Pack, changes: Mapping[str, Iterable[Change]]) -> Iterato
                 slots["place"] = whereabouts(place)
             if kind == "replace":
                 slots["a"] = article(nouns[i - 1])
-            for it in called(kind, change):
+            for it in list_references(kind, change):
                 for tone in TONES if kind == "skin tone" else ("",):
                     target = Portrait(pack.styles[0], change.target, tone if tone in change.target.tones else "")
                     for template in TEMPLATES[kind]:
                         yield fill(template, it, **{**_slots(change, target), **slots})
 
 
-def called(kind: str, change: Change) -> tuple[str, ...]:
+def list_references(kind: str, change: Change) -> tuple[str, ...]:
     """What instructions may call the emoji that changes: by name, or `it` where it may be alone."""
     named = "the clock" if kind == "time" else f"the {change.source.name}"
     return (named,) if kind in COMPOSED else ("it", named)

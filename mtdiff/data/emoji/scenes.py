@@ -105,13 +105,13 @@ class Scene:
         return {i.portrait.emoji.base for i in self.items}
 
 
-def centred(side: float) -> Spot:
+def centre_spot(side: float) -> Spot:
     return Spot("", "", (UNIT - side) / 2, (UNIT - side) / 2, side)
 
 
 def canonical(portrait: Portrait) -> Scene:
     """Alone on white, nearly filling the frame."""
-    return Scene(portrait.style, (Item(portrait, centred(PORTRAIT)),), WHITE)
+    return Scene(portrait.style, (Item(portrait, centre_spot(PORTRAIT)),), WHITE)
 
 
 # Drawing pictures

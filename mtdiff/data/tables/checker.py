@@ -37,7 +37,7 @@ class Finding:
     mended: bool = False
 
 
-def checked(source: Source, limit: int | None = None, threads: int = 4) -> dict[str, Any]:
+def check_source(source: Source, limit: int | None = None, threads: int = 4) -> dict[str, Any]:
     """The report as JSON holds it: {need: {split: {rows, read, unreadable, ...}}}. limit: rows read of each."""
     kinds = [(n, s) for n in get_args(Need) for s in SPLITS if source.size(n, s)]
     report: dict[str, Any] = {need: {} for need, _ in kinds}
@@ -45,7 +45,11 @@ def checked(source: Source, limit: int | None = None, threads: int = 4) -> dict[
         rows = source.size(need, split)
         read = rows if limit is None else min(limit, rows)
         findings = list(look(source, need, split, range(read), threads))
-        report[need][split] = {"rows": rows, "published": published(source, need, split), **summary(findings, source)}
+        report[need][split] = {
+            "rows": rows,
+            "published": published_size(source, need, split),
+            **summary(findings, source),
+        }
     return report
 
 
@@ -71,7 +75,7 @@ def finding(source: Source, need: Need, split: Split, index: int) -> Finding:
     return Finding(index, upright_size(image), not record.caption, mended=row.mended)
 
 
-def published(source: Source, need: Need, split: Split) -> int | None:
+def published_size(source: Source, need: Need, split: Split) -> int | None:
     """The size that the configuration says the data set was published with."""
     return source.counts.get(need, {}).get(split) if isinstance(source, TableSource) else None
 
@@ -125,7 +129,7 @@ def problems(report: dict[str, Any]) -> list[str]:
     return found
 
 
-def printed(report: dict[str, Any]) -> Printed:
+def print_report(report: dict[str, Any]) -> Printed:
     table = Printed(title="data; width and height: smallest, median, largest")
     bucketed = any(part["buckets"] for splits in report.values() for part in splits.values())
     headings = ("need", "split", *(name.replace("_", " ") for name in COLUMNS), "width", "height")

@@ -95,7 +95,7 @@ def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 12
         for split, samples in parts.items():
             index[split] = []
             fs.makedirs(f"{root}/{split}", exist_ok=True)
-            for data, about in packed(samples, int(shard_mib * 2**20)):
+            for data, about in pack_tars(samples, int(shard_mib * 2**20)):
                 file = f"{split}/shard-{len(index[split]):06d}.tar"
                 fs.pipe_file(f"{root}/{file}", data)
                 index[split].append({"file": file, "bytes": len(data), **about})
@@ -106,7 +106,7 @@ def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 12
     return {**counts, "unreadable": sum(map(len, parts.values())) - sum(counts.values())}
 
 
-def packed(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, dict[str, list[Any]]]]:
+def pack_tars(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, dict[str, list[Any]]]]:
     """Tars of about `most` bytes, with what the index says of them."""
     batch: list[dict[str, bytes]] = []
     held = first = 0

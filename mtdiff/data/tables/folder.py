@@ -158,7 +158,7 @@ class Folder(Table):
         """One line for everything that is left out."""
         phrases = contents.left_out()
         if not isinstance(self._files[0], Names):
-            unlisted = len({*map(_composed, contents.pictures)} - {*map(_composed, self._listed)})
+            unlisted = len({*map(_normalise_name, contents.pictures)} - {*map(_normalise_name, self._listed)})
             phrases = [f"{unlisted} pictures that no metadata names"] * (unlisted > 0) + phrases
         if unnamed:
             phrases = [f"{unnamed} rows in no folder of train, validation or test", *phrases]
@@ -220,6 +220,6 @@ def _said_split(cells: Cells, paths: Sequence[str]) -> Split | None:
     return find_split([*folders, column] if isinstance(column, str) else folders)
 
 
-def _composed(name: str) -> str:
+def _normalise_name(name: str) -> str:
     """One spelling of names that differ only in how accents are encoded."""
     return unicodedata.normalize("NFC", name)

@@ -63,9 +63,9 @@ class Hub(Table):
             if split not in SPLITS:
                 raise ValueError(f"{repository}: splits.{split}: expected one of {', '.join(SPLITS)}")
         parts = {s: Part.parse(text) for s, text in (splits or {}).items()}
-        data = loaded(repository, revision, config)
+        data = load_splits(repository, revision, config)
         self._parts = {s: self._part(data, s, parts) for s in SPLITS}
-        self._rows = self._divided(held_out)
+        self._rows = self._divide(held_out)
         self._roots = _roots(repository)
 
     def size(self, split: Split) -> int:
@@ -97,7 +97,7 @@ class Hub(Table):
             raise ValueError(f"{self.name}: splits.{split}={part}: no rows; {part.name} has {len(rows)}")
         return rows.select(places)
 
-    def _divided(self, share: float) -> dict[Split, Any]:
+    def _divide(self, share: float) -> dict[Split, Any]:
         """Split -> numbers of its rows."""
         if self._parts["train"] is None:
             raise ValueError(f"{self.name}: no training split; name one with splits: {{train: ...}}")
@@ -129,19 +129,19 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def loaded(repository: str, revision: str | None, config: str | None) -> dict[str, Any]:
+def load_splits(repository: str, revision: str | None, config: str | None) -> dict[str, Any]:
     """Split -> rows, pictures undecoded; every failure in one line."""
     datasets = _library()
-    with _explained(repository, revision):
+    with _explain_failure(repository, revision):
         if is_saved(Path(repository)):
             data = datasets.load_from_disk(repository)
         else:
             data = datasets.load_dataset(repository, config, revision=revision)
     splits = data if isinstance(data, dict) else {"train": data}
-    return {name: undecoded(rows) for name, rows in splits.items()}
+    return {name: leave_undecoded(rows) for name, rows in splits.items()}
 
 
-def undecoded(rows: Any) -> Any:
+def leave_undecoded(rows: Any) -> Any:
     """Pictures as {bytes, path}."""
     datasets = _library()
     for name, feature in (rows.features or {}).items():
@@ -159,7 +159,7 @@ def _library() -> Any:
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
+def _explain_failure(repository: str, revision: str | None) -> Iterator[None]:
     """One line for what `datasets` and the hub's client raise."""
     where = repository if revision is None else f"{repository}@{revision}"
     try:

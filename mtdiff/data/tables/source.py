@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mtdiff.data.buckets import Shape, filled, nearest, shapes
+from mtdiff.data.buckets import Shape, nearest, select_filled, shapes
 from mtdiff.data.source import Source
 from mtdiff.data.tables.contents import list_contents
 from mtdiff.data.tables.folder import Folder
@@ -127,7 +127,7 @@ class TableSource(Source):
         name, tried = self.tables[need].name, min(TRIES, count)
         raise Unavailable(f"data.{need}={name}: no readable row among {tried} in {split!r}")
 
-    def skipped(self) -> dict[str, int]:
+    def count_skipped(self) -> dict[str, int]:
         """Distinct rows that were unreadable so far, in this process and its loaders: `need/split` -> count."""
         found = {f"{need}/{split}": int((notes == SKIPPED).sum()) for (need, split), notes in self._notes.items()}
         return {name: count for name, count in found.items() if count > 0}
@@ -165,7 +165,7 @@ class TableSource(Source):
             return [self]
         sizes = {need: self.picture_sizes(need) for need, split in self.roles if split == "train"}
         ratios = {need: np.log(size[:, 0] / size[:, 1]) for need, size in sizes.items()}
-        kept = filled(self.shapes, np.concatenate(list(ratios.values())))
+        kept = select_filled(self.shapes, np.concatenate(list(ratios.values())))
         places = {need: nearest(kept, r) for need, r in ratios.items()}
         for k, shape in enumerate(kept):
             log.info("data.buckets: %s holds %d", shape, sum(int((p == k).sum()) for p in places.values()))
