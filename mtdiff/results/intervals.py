@@ -67,7 +67,7 @@ def paired_difference(
     """mean(a - b) of two methods' scores on the same examples: (examples,), or (seeds, examples) with seeds paired too.
 
     One seed: percentile bootstrap over examples, which says nothing about other seeds; p is twice the smaller share of
-    resampled means on either side of zero, never below 2 / (resamples + 1). Several seeds: see `_compare_crossed`; a single
+    resampled means on either side of zero, never below 2 / (resamples + 1). Several seeds: see `_compare_crossed`; one
     column then is a number of the whole set for each seed, and the test is Student's paired one. An example that is
     NaN throughout (the metric does not apply to it) is left out.
     """

@@ -30,7 +30,7 @@ from mtdiff.runs.lock import wait_for
 
 @dataclass(frozen=True)
 class Suite:
-    """lines: overrides of each product of runs. equal_budget: see `budget_steps`. compared: the keys that its runs set."""
+    """lines: overrides of each product of runs. equal_budget: see `budget_steps`. compared: keys that its runs set."""
 
     name: str
     lines: list[list[str]]

@@ -17,7 +17,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from mtdiff.tasks.base import Metric, Task, signed
+from mtdiff.tasks.base import Metric, Task, to_signed
 from mtdiff.types import Example, Need, Record
 
 Colour = tuple[int, int, int]
@@ -62,7 +62,7 @@ class MapTask(Task):
         if record.map is None:
             raise ValueError(f"record {record.key!r} has no map for the task {self.name!r}")
         self.check_map(record.map, record.key)
-        target, source = signed(record.map), signed(record.image)
+        target, source = to_signed(record.map), to_signed(record.image)
         mask = torch.zeros_like(target[:1])
         return Example(target, source, mask, "", task_id, record.key, target_caption=record.caption)
 

@@ -168,7 +168,7 @@ class Composer:
         corners = rng.random((len(portraits), 2)).tolist()
         spots = [Spot("", "", x * (UNIT - s), y * (UNIT - s), s) for s, (x, y) in zip(sides, corners, strict=True)]
         items = [Item(*both) for both in zip(portraits, spots, strict=True)]
-        return Scene(portraits[0].style, tuple(shuffled(items, rng)), random_background(rng))
+        return Scene(portraits[0].style, tuple(shuffle_options(items, rng)), random_background(rng))
 
     def company(
         self,
