@@ -11,7 +11,7 @@ from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.results.phases import Phases
-from mtdiff.runs.adapter import read_light, check_start
+from mtdiff.runs.adapter import check_start, read_light
 
 WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 

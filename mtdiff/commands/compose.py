@@ -21,7 +21,7 @@ from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.errors import ConfigError
 from mtdiff.files import shown
-from mtdiff.runs.adapter import read_light, check_start
+from mtdiff.runs.adapter import check_start, read_light
 from mtdiff.runs.checks import check_constructors, check_run, check_shape
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"

@@ -117,7 +117,7 @@ def choose_sampling(about: About, given: Mapping[str, Any]) -> Sampling:
     """The sampling of a run, with what the caller gives over it. ValueError where that is no sampling."""
     check_arguments("sampling", list(signature("mtdiff.config.settings.Sampling")), given)
     chosen = Sampling(**{**about.content["sampling"], **given})
-    if chosen.switch is not None and "switch" not in given and chosen.switch["light"] not in shipped():
+    if chosen.switch is not None and "switch" not in given and chosen.switch["light"] not in list_shipped():
         raise ValueError(
             f"{about.path}: sampling.switch.light={shown(chosen.switch['light'])}: a run may not lead to other files; "
             "name that run yourself with switch=..., or draw without it by switch=null"

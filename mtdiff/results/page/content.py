@@ -12,7 +12,7 @@ from mtdiff.files import shown
 from mtdiff.results.frontier import find_undominated
 from mtdiff.results.page.strips import Store, describe_pictures
 from mtdiff.results.page.verdicts import judge_task
-from mtdiff.results.paired import paired
+from mtdiff.results.paired import compare_paired
 from mtdiff.results.protocol import every_option
 from mtdiff.results.record import Result
 from mtdiff.results.render import ARROWS, LEGEND, seeds
@@ -153,7 +153,7 @@ def list_differences(table: Table) -> Iterator[dict[str, Any]]:
         best = [k for k in scored if table.lines[k].cells[i].best]
         pairs = combinations(scored, 2) if every else ((k, best[0]) for k in scored if best and k != best[0])
         for a, b in pairs:
-            found = paired(table.lines[a].cells[i].scores, table.lines[b].cells[i].scores)
+            found = compare_paired(table.lines[a].cells[i].scores, table.lines[b].cells[i].scores)
             if found is not None:
                 made = {"value": found.value, "low": found.low, "high": found.high, "p": found.p}
                 rounded = {key: round_number(value) for key, value in made.items()}
