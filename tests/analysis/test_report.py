@@ -21,7 +21,7 @@ from mtdiff.results.page.libraries import load_libraries
 from mtdiff.results.page.strips import Store
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.page.write import locate_page, write_report
-from mtdiff.results.paired import paired
+from mtdiff.results.paired import compare_paired
 from mtdiff.results.record import Result
 from mtdiff.results.samples import cut_strips, read_prompts, read_strips
 from mtdiff.results.study import read, read_studies
@@ -108,7 +108,7 @@ def test_numbers_are_the_tables_own(runs: Path) -> None:
                 assert len(one["values"]) == (0 if line.reference else cell.seeds)
     for one in found["differences"][:40]:
         a, b = (table.lines[one[k]].cells[one["column"]].scores for k in ("a", "b"))
-        own = paired(a, b)
+        own = compare_paired(a, b)
         assert own is not None
         assert one["value"] == pytest.approx(own.value, rel=1e-3, abs=1e-9)
         assert one["p"] == pytest.approx(own.p, rel=1e-3, abs=1e-9)
