@@ -36,7 +36,6 @@ from typing import Any
 
 import yaml
 
-from baselines.trivial import trivial
 from mtdiff.commands.arguments import split_settings
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.command import run_command
@@ -153,6 +152,8 @@ def build_part(plain: Mapping[str, Any], how: Any, overrides: list[str], steps: 
     own += [f"training.steps={steps}", "evaluation.baselines=false", "progress=false"]
     own += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}", "logger.wandb=false"]
     own += ["training.batch_size=4"] if how.quick else []
+    from baselines.trivial import trivial  # imports torch
+
     return build_experiment(read_configuration([*overrides, *own])[0], folder, trivial)
 
 

@@ -20,32 +20,32 @@ def answer_trivially(*given: Any, **drawn: Any) -> Any:
     return trivial(*given, **drawn)
 
 
-def run_job(config: Any) -> None:
-    """One run, as Hydra or its launcher calls it."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from mtdiff.commands.compose import read_choices
-    from mtdiff.commands.run import run_once
-
-    guard(lambda: run_once(config, read_choices(HydraConfig.get()), answer_trivially))
-
-
 def main(arguments: list[str]) -> int | None:
     if any(a.startswith("suite=") for a in arguments):
         from mtdiff.commands.suites import run_suite
 
         return run_suite(arguments, [sys.executable, __file__])
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
-    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, sweep_folder
+    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, read_choices, sweep_folder
+    from mtdiff.commands.sweeps import Sweep
 
-    call = Call.parse(arguments)
+    call, sweep = Call.parse(arguments), Sweep()
     if not call.shows:
         check_call(call)
+
+    def run_job(config: Any) -> None:
+        """One run, as Hydra or its launcher calls it."""
+        from mtdiff.commands.run import run_once
+
+        own = HydraConfig.get()
+        sweep.run(lambda: guard(lambda: run_once(config, read_choices(own), answer_trivially)), own)
+
     with sweep_folder(call) as own:
         sys.argv = [sys.argv[0], *order_arguments(arguments, call.overrides), *own]
         hydra.main(version_base=None, config_path=str(CONFIGS), config_name="config")(run_job)()
-    return None
+    return sweep.summarise()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ DEFAULTS = {"results": "runs/*/result.json", "out": "table", "columns": "", "pub
 def main(arguments: list[str]) -> None:
     from baselines.published_numbers import aside
     from mtdiff.commands.arguments import override_defaults, read_switch
-    from mtdiff.results.record import find
+    from mtdiff.results.find import find
     from mtdiff.results.summary import summarise_found
     from mtdiff.results.write import select_columns, write_tables
 

@@ -6,6 +6,7 @@ Figures are inline SVG. With MTDIFF_FIGURES=<folder> each is also written there 
 import base64
 import io
 import os
+import re
 import zlib
 from html import escape
 from pathlib import Path
@@ -28,6 +29,7 @@ COLOURS = {  # Okabe & Ito: told apart by everyone
     "dtr": "#e69f00",
     "one_pic": "#56b4e9",
 }
+LETTERS = re.compile(r"[^\w+-]", re.ASCII)  # what no file's name has: a method may be called anything
 OTHERS = ("#000000", "#7f7f7f", "#8c564b", "#9467bd", "#bcbd22")
 mpl.rcParams |= {
     "font.size": 9,
@@ -53,7 +55,7 @@ def show_figure(figure: Figure, name: str, description: str) -> None:
     folder = os.environ.get("MTDIFF_FIGURES")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        figure.savefig(Path(folder) / f"{name}.pdf")
+        figure.savefig(Path(folder) / f"{LETTERS.sub('_', name)[:100]}.pdf")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode()

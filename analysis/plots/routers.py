@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 
-from mtdiff.results.study import Study
+from mtdiff.results.study import Run, Study
 from mtdiff.results.variants import select_main
 
 from .blocks import order_block, select_reporting, shorten_site
@@ -20,6 +20,9 @@ def draw_routers(study: Study) -> None:
         say("No result carries router weights (a run of MTU on all tasks writes them into `method_report`).")
         return
     tasks, sites = runs[0].result.tasks, sorted(runs[0].result.method_report["router"], key=order_block)
+    for run in [run for run in runs if count_experts(run) != count_experts(runs[0])]:
+        say(f"Left out: {run.label}, whose routers are of other blocks, tasks or experts.")
+        runs.remove(run)
     every = np.array([[[r.result.method_report["router"][s][t] for s in sites] for t in tasks] for r in runs])
     weights = every.mean(0)  # (tasks, blocks, experts)
     even = 1 / weights.shape[2]
@@ -56,3 +59,11 @@ def draw_specialisation(sites: Sequence[str], weights: np.ndarray) -> None:
     axes.set_ylim(0, 1.15 * max(1e-3, float(distance.max())))
     axes.legend(frameon=False, fontsize=8)
     show_figure(figure, "router_specialisation", "Distance of the tasks' router weights from their mean, by block")
+
+
+def count_experts(run: Run) -> dict[str, dict[str, int]]:
+    """Number of experts by block and task."""
+    return {
+        site: {task: len(weights) for task, weights in row.items()}
+        for site, row in run.result.method_report["router"].items()
+    }

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where base_model is
 from mtdiff.commands.arguments import override_defaults, read_number
 from mtdiff.commands.command import run_command
 from mtdiff.config.schema import construct
-from mtdiff.files import check_writable, shown, write_atomically
+from mtdiff.files import check_header, check_writable, shown, write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results.encoding import write_lines
 from mtdiff.runs.adapter import About, list_shipped, read_about
@@ -41,12 +41,24 @@ def read_runs(patterns: str) -> dict[str, About]:
                 f"runs={shown(pattern)}: no run folder, nor a shipped adapter ({', '.join(list_shipped())})"
             )
         names += fitting
-    every = {name: read_about(Path(name)) for name in dict.fromkeys(names)}
+    every: dict[str, About] = {}
+    for name in dict.fromkeys(names):
+        try:
+            about = read_about(Path(name))
+            check_header(about.weights)
+        except ValueError as error:
+            if len(names) == 1:
+                raise
+            print(f"forgetting.py: left out: {shown(error, 300)}", file=sys.stderr)
+            continue
+        every[name] = about
     for name, about in every.items():
         if TASK not in about.tasks:
             raise ValueError(f"{name}: was not trained on {TASK}")
-        if about.backbone != every[names[0]].backbone:
-            raise ValueError(f"{name}: has another base than {names[0]}")
+        if about.backbone != next(iter(every.values())).backbone:
+            raise ValueError(f"{name}: has another base than {next(iter(every))}")
+    if not every:
+        raise ValueError(f"runs={shown(patterns)}: none of {len(names)} runs can be measured")
     return every
 
 

@@ -7,7 +7,8 @@ from io import BytesIO
 from pathlib import Path
 
 from mtdiff.files import shown, write_atomically
-from mtdiff.results.record import Found, Result, find
+from mtdiff.results.find import Found, find
+from mtdiff.results.record import Result
 from mtdiff.results.samples import find_grid, read_grid
 
 QUALITY = 50  # of WebP: a tenth of the PNG's bytes for the study's pictures of seed 0

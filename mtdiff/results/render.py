@@ -215,7 +215,8 @@ def latex(table: Table, asides: Sequence[Aside] = ()) -> str:
             rows.append(r"\midrule")
         cells = [latex_cell(cell, footnote) for cell in line.cells]
         rows.append([escape_latex(line.label), *cells, escape_latex(seeds(line)), *costs(line.cost)])
-    reasons = " ".join(rf"\textsuperscript{{{i}}} {escape_latex(text)}." for i, text in enumerate(footnote.texts, 1))
+    marks = (rf"\textsuperscript{{{i}}} {escape_latex(text)}" for i, text in enumerate(footnote.texts, 1))
+    reasons = " ".join(map(end_sentence, marks))
     caption = " ".join(
         part for part in (escape_latex(LEGEND), *(escape_latex(note) for note in table.notes), reasons) if part
     )
@@ -223,8 +224,14 @@ def latex(table: Table, asides: Sequence[Aside] = ()) -> str:
     for aside in asides:
         body: list[list[str] | str] = [[escape_latex(h) for h in aside.head], r"\midrule"]
         body += [[escape_latex(cell) for cell in row] for row in aside.rows]
-        parts.append(_latex_float(body, len(aside.head), escape_latex(". ".join([aside.title, *aside.notes]))))
+        below = " ".join(map(end_sentence, [aside.title, *aside.notes]))
+        parts.append(_latex_float(body, len(aside.head), escape_latex(below)))
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(parts)
+
+
+def end_sentence(text: str) -> str:
+    """With one full stop at its end."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _latex_float(rows: Sequence[list[str] | str], width: int, caption: str) -> str:

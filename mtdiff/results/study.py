@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mtdiff.results.find import Found, find
 from mtdiff.results.grouping import is_volatile
 from mtdiff.results.protocol import commonest, every_option, protocol, unlike
-from mtdiff.results.record import Found, Result, Row, find
+from mtdiff.results.record import Result, Row
 from mtdiff.results.samples import find_grid
 from mtdiff.results.table import Column
 

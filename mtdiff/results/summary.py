@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mtdiff.results.cells import list_references, mean_cost, samples_per_task, summarise_cell
+from mtdiff.results.find import Found
 from mtdiff.results.grouping import group_results, label_lines
 from mtdiff.results.protocol import commonest
 from mtdiff.results.ranking import rank_lines
-from mtdiff.results.record import Found, Result
+from mtdiff.results.record import Result
 from mtdiff.results.table import Cell, Column, Cost, Line, Table
 
 

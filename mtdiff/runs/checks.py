@@ -99,6 +99,8 @@ def check_tasks(tasks: list[Any], known: Mapping[str, Any]) -> None:
             raise refuse("tasks", name, known)
         if name in tasks[:i]:
             raise ConfigError(f"tasks={shown(tasks)}: {name!r} comes twice, expected each task once")
+        if name.casefold() in (other.casefold() for other in tasks[:i]):  # their files are one where case is nothing
+            raise ConfigError(f"tasks={shown(tasks)}: {name!r} differs from another in upper and lower case alone")
     for name, node in known.items():
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise ConfigError(f"task.{name}={shown(node)}: expected a mapping with the _target_ of a task")

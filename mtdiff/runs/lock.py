@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtdiff.errors import InUse
@@ -23,6 +23,7 @@ def alone(folder: Path) -> Iterator[None]:
     if not first_process():
         yield
         return
+    absent = not folder.exists()
     try:
         descriptor = take_lock(folder)
     except OSError as error:
@@ -32,6 +33,9 @@ def alone(folder: Path) -> Iterator[None]:
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         os.close(descriptor)
+        if absent:  # a run that was refused leaves no folder
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def wait_for(folder: Path) -> None:

@@ -19,6 +19,7 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -209,6 +210,8 @@ class Cache:
             save_file({k: v.contiguous() for k, v in answers.items()}, self.folder / "probe.safetensors")
             write_atomically(self.folder / "cache.json", json.dumps({"format": FORMAT, **about}, indent=1) + "\n")
         except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                (self.folder / "probe.safetensors").unlink()  # a part of it, on a full disk
             raise ValueError(f"training.cache={self.folder}: cannot be written ({error})") from None
 
     def _compare(self, about: Mapping[str, Any], answers: Mapping[str, Tensor]) -> None:

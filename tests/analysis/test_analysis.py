@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from little_study import TASKS, pictures, result, write
+from little_study import ODD, TASKS, pictures, result, write
 from PIL import Image
 
 from mtdiff.results.changes import difference, list_changes, yardstick
-from mtdiff.results.record import Result, Row, find
+from mtdiff.results.find import find
+from mtdiff.results.record import Result, Row
 from mtdiff.results.study import Run, Study, read
 from mtdiff.results.variants import central_options, methods, options, select_central, select_main
 
@@ -107,6 +108,8 @@ def test_every_figure_is_drawn_where_there_is_data(invented: dict[str, str]) -> 
     }
     for page in invented.values():
         assert "Left blank: broken/result.json: not JSON" in page
+        for name in ODD:
+            assert f"Left blank: {name}/result.json: " in page
         assert "training.warmup=7 instead of 0" in page
     assert "seed 0 failed: loss is nan" in invented["comparison"]
     assert "no seed of mtu trained on inpaint alone" in invented["interference"]

@@ -1,6 +1,7 @@
 """A study of invented results, through the real `Result`: every kind of run that notebooks show, and broken ones."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,28 @@ def result(
     )
 
 
+ODD: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "odd-row": lambda r: r["rows"].append({**r["rows"][0], "task": "flying"}),
+    "odd-no-tasks": lambda r: r.update(tasks=[]),
+    "odd-task-twice": lambda r: r["tasks"].append(r["tasks"][0]),
+    "odd-number": lambda r: r["rows"][0].update(value=1e308),
+    "odd-nan": lambda r: r["rows"][0].update(value=float("nan")),
+    "odd-training": lambda r: r["config"].update(training="fast"),
+    "odd-steps": lambda r: r["config"]["training"].update(steps=1e300),
+    "odd-batch": lambda r: r["config"]["training"].update(batch_size=[8]),
+    "odd-weights": lambda r: r["config"].update(weights=dict.fromkeys(TASKS, 0)),
+    "odd-share": lambda r: r["config"]["weights"].update(edit="much"),
+    "odd-method": lambda r: r["config"].update(method=["x"]),
+    "odd-place": lambda r: r["config"].update(run_dir=5),
+    "odd-router": lambda r: r["method_report"].update(router={"a": {"edit": ["x"]}}),
+    "odd-experts": lambda r: r["method_report"].update(router={"a": {"edit": [0.5]}}),
+    "odd-cosines": lambda r: r["method_report"].update(cosines={"edit/flying": {"mean": 0.1}}),
+    "odd-curves": lambda r: r["method_report"].update(curves={"a": {"steps": [1, 2], "values": [1]}}),
+    "odd-deviation": lambda r: r["method_report"].update(deviation={"tasks": {"edit": 3}}),
+}
+"""Results that fit the schema, or nearly, and that no report can calculate with."""
+
+
 def pictures(folder: Path, tasks: Sequence[str], shade: int) -> None:
     """Grids of three rows of four, as a run draws them: a common source and truth, answers of a shade of their own."""
     folder.mkdir(parents=True)
@@ -140,6 +163,11 @@ def write(folder: Path) -> Path:
         one.save(place / "result.json")
         if one.status == "complete" and one.method != "a_new_one":
             pictures(place / "samples", one.tasks, 20 + 5 * (number % 8))
+    for name, change in ODD.items():
+        content = json.loads((folder / f"{made[0].method}-0" / "result.json").read_text())
+        change(content)
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text(json.dumps(content))
     (folder / "broken").mkdir()
     (folder / "broken" / "result.json").write_text('{"schema": 1, "method": ')
     return folder

@@ -19,10 +19,11 @@ from baselines.published_numbers import read_published
 from mtdiff.provenance import git_state, provenance
 from mtdiff.results import record as module
 from mtdiff.results.encoding import strip_machine, write_lines
+from mtdiff.results.find import find
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import compare_paired
 from mtdiff.results.ranking import worse_for_sure
-from mtdiff.results.record import Result, Row, describe_schema, find
+from mtdiff.results.record import Result, Row, describe_schema
 from mtdiff.results.summary import summarise
 from mtdiff.results.table import Cell, Column
 
@@ -592,6 +593,7 @@ def test_the_table_as_latex(runs: Path) -> None:
     for name in ("table", "tabular"):
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 2
     assert text.count("{") == text.count("}")
+    assert ".." not in text.replace("...", "")
     ours = text[: text.index("\\bottomrule")]
     rows = [line for line in ours.splitlines() if line.endswith(" \\\\")]
     widths = {line.count(" & ") for line in rows[1:]}

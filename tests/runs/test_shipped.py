@@ -63,6 +63,9 @@ def test_what_is_left_of_the_base(
         assert line.lstrip().startswith(f"{row['own_emoji']:.1%} [")
     tiny = make_run(tmp_path / "tiny")
     edits = about_changed(tiny, tmp_path / "edits", lambda about: about.update(tasks=["edit"]))
+    (tmp_path / "failed").mkdir()
+    assert list(forgetting.read_runs(f"mtu-nano,{tmp_path / 'failed'}")) == ["mtu-nano"]
+    assert "left out: " in capsys.readouterr().err
     for wrong, words in (
         ("runs=mtu-nano,nope", "runs=nope: no run folder, nor a shipped adapter"),
         (f"runs=mtu-nano,{tiny}", "another base than mtu-nano"),

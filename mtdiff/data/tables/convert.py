@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -97,13 +98,23 @@ def write_shards(url: str, parts: Mapping[Split, Samples], shard_mib: float = 12
             fs.makedirs(f"{root}/{split}", exist_ok=True)
             for data, about in pack_tars(samples, int(shard_mib * 2**20)):
                 file = f"{split}/shard-{len(index[split]):06d}.tar"
-                fs.pipe_file(f"{root}/{file}", data)
+                write_whole(fs, f"{root}/{file}", data)
                 index[split].append({"file": file, "bytes": len(data), **about})
-        fs.pipe_file(f"{root}/{INDEX}", json.dumps({"format": FORMAT, "splits": index}).encode())
+        write_whole(fs, f"{root}/{INDEX}", json.dumps({"format": FORMAT, "splits": index}).encode())
     except (OSError, ImportError) as error:
         raise ValueError(f"out={url}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     counts: dict[str, int] = {s: sum(len(p["starts"]) - 1 for p in shards) for s, shards in index.items()}
     return {**counts, "unreadable": sum(map(len, parts.values())) - sum(counts.values())}
+
+
+def write_whole(fs: Any, path: str, data: bytes) -> None:
+    """Write a file, or leave none: a full disk keeps a part of it, which would be taken for a shard."""
+    try:
+        fs.pipe_file(path, data)
+    except OSError:
+        with suppress(OSError):
+            fs.rm_file(path)
+        raise
 
 
 def pack_tars(found: Iterable[Sample | None], most: int) -> Iterator[tuple[bytes, dict[str, list[Any]]]]:
@@ -142,7 +153,7 @@ def write_index(url: str, out: str | None = None) -> dict[str, int]:
     try:
         fs, root = fsspec.url_to_fs((out or url).rstrip("/"))
         fs.makedirs(root, exist_ok=True)
-        fs.pipe_file(f"{root}/{INDEX}", json.dumps(content).encode())
+        write_whole(fs, f"{root}/{INDEX}", json.dumps(content).encode())
     except (OSError, ImportError) as error:
         raise ValueError(f"{out or url}/{INDEX}: cannot be written ({error})") from None
     return {s: sum(len(p["starts"]) - 1 for p in content["splits"].get(s, [])) for s in SPLITS}
