@@ -16,8 +16,9 @@ from mtdiff.commands.arguments import override_defaults
 from mtdiff.commands.command import run_command
 from mtdiff.files import check_writable, write_atomically
 from mtdiff.results.encoding import write_lines
+from mtdiff.results.find import find
 from mtdiff.results.protocol import every_option
-from mtdiff.results.record import Result, find
+from mtdiff.results.record import Result
 
 DEFAULTS = {"runs": "", "out": ""}
 RATES = ("training.lr", "method.router_rate", "method.norm_rate", "method.input_rate")

@@ -68,10 +68,6 @@ CONFIGURATIONS: list[tuple[str, list[str]]] = [
     ("tasks=[edt]", ["tasks=edt", "did you mean 'edit'"]),
     ("tasks=[1]", ["tasks=1", "text_to_image"]),
     ("tasks=[edit,edit]", ["tasks", "'edit' comes twice"]),
-    (
-        "+task.Edit={_target_:mtdiff.tasks.edit.Edit} tasks=[edit,Edit]",
-        ["tasks=['edit', 'Edit']", "upper and lower case alone"],
-    ),
     ("~task.edit", ["tasks=edit", "text_to_image, super_resolution"]),
     ("task.edit=null", ["task.edit", "a mapping with the _target_"]),
     ("task.super_resolution.scale=big", ["task.super_resolution.scale=big", "a whole number"]),

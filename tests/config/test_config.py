@@ -12,7 +12,7 @@ from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.config.schema import check
 from mtdiff.config.signatures import signature
 from mtdiff.errors import ConfigError
-from mtdiff.runs.checks import list_compared_tasks
+from mtdiff.runs.checks import check_tasks, list_compared_tasks
 
 ROOT = Path(__file__).parents[2]
 CASES = [
@@ -175,3 +175,10 @@ def test_a_task_that_a_run_does_not_compare_makes_it_no_other_run() -> None:
     other, _ = composed(["method=mtu", "tasks=[denoise]"])
     assert list_compared_tasks(other) == [*compared, "denoise"]
     assert hash_configuration(other) != hash_configuration({**other, "tasks": ["edit"]})
+
+
+def test_tasks_differ_in_more_than_case() -> None:
+    """Their pictures would be one file where a file system knows no case."""
+    node = {"_target_": "mtdiff.tasks.edit.Edit"}
+    with pytest.raises(ConfigError, match="'Edit' differs from another in upper and lower case alone"):
+        check_tasks(["edit", "Edit"], {"edit": node, "Edit": node})
