@@ -25,6 +25,7 @@ import yaml
 
 from mtdiff.config.schema import refuse
 from mtdiff.errors import IN_USE, ConfigError
+from mtdiff.runs.checks import list_compared_tasks
 from mtdiff.runs.lock import wait_for
 
 
@@ -109,7 +110,7 @@ def budget_steps(suite: Suite, plain: Mapping[str, Any]) -> int:
     steps: int = plain["training"]["steps"]
     if not suite.equal_budget:
         return steps
-    weights = {task: plain["weights"].get(task, 1) for task in plain["task"]}
+    weights = {task: plain["weights"].get(task, 1) for task in list_compared_tasks(plain)}
     share = sum(weights[task] for task in plain["tasks"]) / sum(weights.values())
     wanted = steps * share
     if abs(wanted - round(wanted)) > 1e-6 or round(wanted) < 1:
