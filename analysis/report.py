@@ -15,11 +15,15 @@ DEFAULTS = {"results": "runs/*/result.json", "out": "report", "inline": "false"}
 def main(arguments: list[str]) -> None:
     from mtdiff.commands.arguments import check_output, override_defaults, read_switch
     from mtdiff.results.page.write import locate_page, write_report
+    from mtdiff.results.record import find
 
     options = override_defaults(arguments, DEFAULTS)
     out, inline = locate_page(options["out"]), read_switch(options, "inline", False)
     check_output(out)
-    print(write_report(options["results"], out, inline=inline))
+    found = find(options["results"])
+    if not found:
+        raise ValueError(f"results={options['results']}: no such file")
+    print(write_report(found, out, inline=inline))
 
 
 if __name__ == "__main__":

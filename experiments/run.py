@@ -29,11 +29,12 @@ def main(arguments: list[str]) -> int | None:
     from hydra.core.hydra_config import HydraConfig
 
     from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, read_choices, sweep_folder
+    from mtdiff.commands.report import report_runs
+    from mtdiff.commands.run import locate_run
     from mtdiff.commands.sweeps import Sweep
 
     call, sweep = Call.parse(arguments), Sweep()
-    if not call.shows:
-        check_call(call)
+    runs = [] if call.shows else check_call(call)
 
     def run_job(config: Any) -> None:
         """One run, as Hydra or its launcher calls it."""
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int | None:
     with sweep_folder(call) as own:
         sys.argv = [sys.argv[0], *order_arguments(arguments, call.overrides), *own]
         hydra.main(version_base=None, config_path=str(CONFIGS), config_name="config")(run_job)()
+    if call.multirun:
+        report_runs([locate_run(plain, chosen) for plain, chosen in runs if plain["report"]], "sweep")
     return sweep.summarise()
 
 

@@ -240,20 +240,22 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     return runs
 
 
-def check_call(call: Call) -> None:
-    """Check every run of a call before the first one starts."""
+def check_call(call: Call) -> list[tuple[dict[str, Any], dict[str, str]]]:
+    """Check every run of a call before the first one starts, and return its configuration and what is chosen."""
     with composer(call):
         several = next((o for o in map(parse_override, call.overrides) if o.is_sweep_override()), None)
         if several is not None and not call.multirun:
             key, _, value = str(several.input_line).partition("=")
             raise ConfigError(f"{key}={value}: several values need -m, for a sweep; a list is {key}=[{value}]")
         given = expand_sweep(call.overrides)
-        runs = [check_configuration(compose_run(run, call.name)[0]) for run in given]
-        for run, plain in zip(given, runs, strict=True):
+        composed = [compose_run(run, call.name) for run in given]
+        runs = [(check_configuration(config), chosen) for config, chosen in composed]
+        for run, (plain, _) in zip(given, runs, strict=True):
             refuse_idle_weights(run, plain)
     if len(runs) > 1:
-        for plain in runs:
+        for plain, _ in runs:
             check_constructors(plain)
+    return runs
 
 
 def refuse_idle_weights(overrides: Sequence[str], plain: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
+from mtdiff.commands.report import report_run
 from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
@@ -20,7 +21,7 @@ from mtdiff.runs.lock import alone
 if TYPE_CHECKING:
     from mtdiff.runs.judging import Trivial
 
-NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "packages")
+NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "report", "packages")
 """Options that make a run no other experiment; nor does `training.cache`, which changes no number."""
 
 
@@ -70,6 +71,11 @@ def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") 
         run_in(folder, plain, chosen, trivial)
 
 
+def finish_report(folder: Path, plain: Mapping[str, Any]) -> None:
+    if plain["report"]:
+        report_run(folder)
+
+
 def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], trivial: "Trivial") -> None:
     """Run an experiment in a folder that is ours, or say that it is complete already."""
     refuse_another(folder, plain)
@@ -81,6 +87,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
         earlier = Result.load(folder / "result.json")
         if earlier.status == "complete":
             announce(earlier, folder, "complete already")
+            finish_report(folder, plain)
             return
     phases = Phases(shown=plain["progress"] and first_process())
     with phases.start("load"):
@@ -127,3 +134,4 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
             )
         if made.module.cache is not None:
             print(f"- {made.module.cache.report()}")
+        finish_report(folder, plain)

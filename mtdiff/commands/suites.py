@@ -1,11 +1,13 @@
 """Suites on the command line: every run is composed and checked, then all run one after another."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig
 
 from mtdiff.commands.compose import CONFIGS, check_configuration, compose_run, composer, expand_sweep
+from mtdiff.commands.report import report_runs
 from mtdiff.commands.run import locate_run
 from mtdiff.errors import ConfigError
 from mtdiff.runs.suite import Planned, budget_steps, distinct, key, load, run_all, without
@@ -27,7 +29,8 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
             plain["training"]["steps"] = budget_steps(suite, plain)
             group = [] if plain["logger"]["group"] else [f"logger.group={suite.name}"]
             steps = f"training.steps={plain['training']['steps']}"
-            runs.append(Planned([*without(run, [steps]), steps, *group], locate_run(plain, chosen)))
+            planned = [*without(run, [steps]), steps, *group]
+            runs.append(Planned(planned, locate_run(plain, chosen), report=plain["report"]))
     return distinct(suite, runs)
 
 
@@ -41,4 +44,7 @@ def run_suite(arguments: Sequence[str], command: Sequence[str]) -> int:
         raise ConfigError(f"{flags[0]}: not together with suite=...")
     names = [a.partition("=")[2] for a in arguments if a.startswith("suite=")]
     runs = plan_suite(names[-1], [a for a in arguments if not a.startswith("suite=")])
-    return run_all(runs, lambda run: [*command, *run.overrides])
+    try:
+        return run_all(runs, lambda run: [*command, *run.overrides])
+    finally:
+        report_runs([run.folder for run in runs if run.report], Path(names[-1]).stem)

@@ -17,6 +17,7 @@ VOLATILE = (
     "packages",
     "logger",
     "progress",
+    "report",
     "training.workers",
     "training.sample_every",
     "training.validate_every",

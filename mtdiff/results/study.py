@@ -72,19 +72,16 @@ class Study:
         return replace(self, runs=list(runs))
 
 
-def find_runs(patterns: str) -> tuple[list[Run], list[str]]:
-    """Every run once among the files that glob patterns find, and why others cannot be read."""
-    found = find(patterns)
-    if not found:
-        return [], [f"No result fits {patterns}."]
+def list_runs(found: Sequence[Found]) -> tuple[list[Run], list[str]]:
+    """Every run once among the files that were found, and why others cannot be read."""
     notes = [f"Left blank: {name_file(one)}: {one.reason}." for one in found if one.result is None]
     every = [Run(one.path, one.result) for one in found if one.result is not None]
     return list({identity(run.result): run for run in every}.values()), notes
 
 
-def read_studies(patterns: str) -> tuple[list[Study], list[str]]:
-    """All studies among the files that glob patterns find, the largest first; and why files cannot be read."""
-    others, notes = find_runs(patterns)
+def read_studies(found: Sequence[Found]) -> tuple[list[Study], list[str]]:
+    """All studies among the files that were found, the largest first; and why files cannot be read."""
+    others, notes = list_runs(found)
     studies = []
     while others:
         runs, others = split_by_setup(others)
@@ -98,7 +95,10 @@ def name_broken(runs: Sequence[Run]) -> list[str]:
 
 def read(patterns: str) -> Study:
     """The largest study among the files that glob patterns find."""
-    every, notes = find_runs(patterns)
+    found = find(patterns)
+    if not found:
+        return Study([], [f"No result fits {patterns}."])
+    every, notes = list_runs(found)
     runs, others = split_by_setup(every)
     if others:
         names = "; ".join(f"{run.label}: {describe_difference(run.result, runs[0].result)}" for run in others[:4])

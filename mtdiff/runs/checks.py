@@ -69,8 +69,9 @@ def check_run(plain: Mapping[str, Any], logger: Mapping[str, Any]) -> None:
     seed = plain["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < LARGEST_SEED:
         raise ConfigError(f"seed={shown(seed)}: expected a whole number of at least 0 and less than 2**63")
-    if not isinstance(plain["progress"], bool):
-        raise ConfigError(f"progress={shown(plain['progress'])}: expected true or false")
+    for switch in ("progress", "report"):
+        if not isinstance(plain[switch], bool):
+            raise ConfigError(f"{switch}={shown(plain[switch])}: expected true or false")
     for name in plain["sampling"].get("guidance", {}):
         if name not in plain["task"]:
             raise refuse("sampling.guidance", name, plain["task"])

@@ -50,10 +50,11 @@ class Suite:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: overrides that `run.py` takes, and the folder they lead to."""
+    """One run: overrides that `run.py` takes, and the folder they lead to. report: whether it is to be in a page."""
 
     overrides: list[str]
     folder: Path
+    report: bool = True
 
 
 # Reading

@@ -15,6 +15,7 @@ import pytest
 from little_study import TASKS, pictures, result, write
 from PIL import Image
 
+from mtdiff.commands.report import report_run
 from mtdiff.results.escape import escape_script
 from mtdiff.results.page.content import describe_results, list_undominated
 from mtdiff.results.page.libraries import load_libraries
@@ -22,7 +23,7 @@ from mtdiff.results.page.strips import Store
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.page.write import locate_page, write_report
 from mtdiff.results.paired import compare_paired
-from mtdiff.results.record import Result
+from mtdiff.results.record import Result, find
 from mtdiff.results.samples import cut_strips, read_prompts, read_strips
 from mtdiff.results.study import read, read_studies
 from mtdiff.results.summary import summarise
@@ -70,7 +71,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (wall / f"{task}.png").write_bytes((place / f"samples/{task}.png").read_bytes())
                 (wall / f"{task}.json").write_text(json.dumps({"prompts": [HOSTILE] * 4}))
     result("late", 0, status="failed", rows=[], method_report={}, error=HOSTILE).save(folder / "late/result.json")
-    return write_report(f"{folder}/*/result.json", folder / "page.html", inline=True)
+    return write_report(find(f"{folder}/*/result.json"), folder / "page.html", inline=True)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def visit(browser: "Browser") -> "Iterator[Any]":
 
 
 def test_numbers_are_the_tables_own(runs: Path) -> None:
-    found = describe_results(f"{runs}/*/result.json", Store(None))["studies"][0]
+    found = describe_results(find(f"{runs}/*/result.json"), Store(None))["studies"][0]
     table = summarise(read(f"{runs}/*/result.json").results)
     assert [line["label"] for line in found["lines"]] == [line.label for line in table.lines]
     for made, line in zip(found["lines"], table.lines, strict=True):
@@ -150,7 +151,7 @@ def test_a_tie_is_called_one_and_a_winner_by_name(tmp_path: Path) -> None:
 
 
 def test_every_run_is_in_one_study(runs: Path) -> None:
-    studies, notes = read_studies(f"{runs}/*/result.json")
+    studies, notes = read_studies(find(f"{runs}/*/result.json"))
     assert [len(study.runs) for study in studies] == [len(list(runs.glob("*/result.json"))) - 2, 1]
     assert studies[1].runs[0].result.method == "one_pic"
     assert any("broken/result.json" in note for note in notes)
@@ -175,7 +176,7 @@ def test_a_folder_of_others_costs_its_pictures_alone(tmp_path: Path) -> None:
     (tmp_path / "broken/samples/edit.png").write_bytes(b"no picture")
     grid = np.array(Image.open(tmp_path / "other/samples/edit.png"))
     Image.fromarray(255 - grid).save(tmp_path / "other/samples/edit.png")
-    content = describe_results(f"{tmp_path}/*/result.json", Store(None))["studies"][0]
+    content = describe_results(find(f"{tmp_path}/*/result.json"), Store(None))["studies"][0]
     assert len(content["runs"]) == 3
     assert len(content["walls"][0]["answers"]) == 1
     text = " ".join(content["notes"])
@@ -202,7 +203,7 @@ def test_libraries_carry_their_licences() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["results=/none/*.json", "out=x"], "report.py: results=/none/*.json: No result fits /none/*.json."),
+        (["results=/none/*.json", "out=x"], "report.py: results=/none/*.json: no such file"),
         (["inline=perhaps"], "report.py: inline=perhaps: expected true or false"),
         (["size=3"], "report.py: argument 'size=3': expected results=... out=... inline=..."),
     ],
@@ -210,6 +211,19 @@ def test_libraries_carry_their_licences() -> None:
 def test_a_wrong_argument_gives_one_line(arguments: list[str], said: str) -> None:
     done = report(*arguments)
     assert (done.returncode, done.stderr) == (2, said + "\n")
+
+
+def test_a_run_ends_well_without_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result("mtu", 0).save(tmp_path / "result.json")
+    monkeypatch.setitem(sys.modules, "itables", None)  # as Python has it for a package that is not there
+    report_run(tmp_path)
+    said = capsys.readouterr().out
+    assert (
+        said == "report: not made, the page's plots and tables come out of two packages: pip install -e '.[analysis]'\n"
+    )
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_an_output_has_one_ending() -> None:
@@ -333,7 +347,7 @@ def test_hostile_names_are_texts(hostile: Path, visit: Any) -> None:
 
 def test_a_page_of_one_run(tmp_path: Path, visit: Any) -> None:
     result("mtu", 0).save(tmp_path / "result.json")
-    made = write_report(f"{tmp_path}/result.json", tmp_path / "report.html", inline=True)
+    made = write_report(find(f"{tmp_path}/result.json"), tmp_path / "report.html", inline=True)
     seen = visit(made, width=400)
     assert seen.overflow == 0
     assert "the one line with a value" in seen.page.inner_text("#verdicts")

@@ -70,6 +70,11 @@ def test_a_sweep_leaves_its_runs_alone(tmp_path: Path) -> None:
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
     assert sorted(r["method"] for r in results) == ["ia3", "lora_ffn"]
     assert {r["status"] for r in results} == {"complete"}
+    assert sorted(path.suffix for path in (tmp_path / "runs").iterdir() if path.is_file()) == [".html"]
+    assert done.stdout.count("report: ") == 3
+    assert done.stdout.splitlines()[-1] == "report: runs/report-sweep.html"
+    page = (tmp_path / "runs/report-sweep.html").read_text()
+    assert all(f'"name":"{path.parent.name}"' in page for path in tmp_path.glob("runs/*/result.json"))
 
 
 @pytest.mark.parametrize("name", ["Bilder Übung", "my pics (v2)", "lr=1e-4"])

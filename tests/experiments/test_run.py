@@ -50,6 +50,8 @@ def test_run_folder_holds_what_it_promises(finished: tuple[Path, str]) -> None:
     assert not (folder / ".lock").exists()
     assert str(folder / "result.json").rsplit("/", 1)[1] in said
     assert "samples" in said
+    assert said.splitlines()[-1] == f"report: {folder}/report.html"
+    assert (folder / "report.html").read_text().count("data:image/webp;base64,") == 3 * len(TASKS) - 1  # no source
 
 
 def test_result_is_complete(finished: tuple[Path, str]) -> None:

@@ -23,6 +23,7 @@ SMALL = [
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "progress=false",
+    "report=false",
 ]
 
 

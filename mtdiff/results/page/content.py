@@ -3,7 +3,7 @@
 Numbers, intervals, ranks and paired differences come from the same functions as the tables (mtdiff.results.table).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mtdiff.results.page.strips import Store, describe_pictures
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.paired import compare_paired
 from mtdiff.results.protocol import every_option
-from mtdiff.results.record import Result
+from mtdiff.results.record import Found, Result
 from mtdiff.results.render import ARROWS, LEGEND, seeds
 from mtdiff.results.study import Run, Study, describe_difference, read_studies
 from mtdiff.results.summary import summarise
@@ -35,11 +35,11 @@ POINTS = 300  # of a learning curve
 DIGITS = 5
 
 
-def describe_results(patterns: str, store: Store) -> dict[str, Any]:
-    """The content of a page over the results that glob patterns find. ValueError where there are none."""
-    studies, notes = read_studies(patterns)
+def describe_results(found: Sequence[Found], store: Store) -> dict[str, Any]:
+    """The content of a page over results. ValueError where none can be read."""
+    studies, notes = read_studies(found)
     if not studies:
-        raise ValueError(f"results={patterns}: {notes[0] if notes else 'no such file'}")
+        raise ValueError(notes[0] if notes else "there are no results")
     described = [describe_study(study, studies[0], store) for study in studies]
     return {"studies": described, "notes": [shown(note, 500) for note in notes], "legend": LEGEND, "costs": COSTS}
 

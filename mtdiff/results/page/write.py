@@ -1,7 +1,7 @@
 """The report page as one file: template, style, scripts, libraries and content put together."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from mtdiff.results.escape import escape_html, escape_script
 from mtdiff.results.page.content import describe_results
 from mtdiff.results.page.libraries import Library, load_libraries
 from mtdiff.results.page.strips import Store
+from mtdiff.results.record import Found
 
 ASSETS = Path(__file__).parents[2] / "assets" / "report"
 SCRIPTS = ("page.js", "table.js", "charts.js", "wall.js", "main.js")
@@ -20,15 +21,15 @@ def locate_page(out: str) -> Path:
     return Path(out if out.endswith((".html", ".htm")) else f"{out}.html")
 
 
-def write_report(patterns: str, out: Path, *, inline: bool = False) -> Path:
-    """Write a page over the results that glob patterns find, and return its path.
+def write_report(found: Sequence[Found], out: Path, *, inline: bool = False) -> Path:
+    """Write a page over results, and return its path.
 
-    inline: pictures lie inside of it, else in `<name>_pictures/` beside it. ValueError in one line where there are no
-    results, `NotInstalled` where a package that carries a library is missing.
+    inline: pictures lie inside of it, else in `<name>_pictures/` beside it. ValueError in one line where no result can
+    be read, `NotInstalled` where a package that carries a library is missing.
     """
     libraries = load_libraries()
     name = f"{out.stem}_pictures"
-    content = describe_results(patterns, Store(None if inline else out.parent / name, name))
+    content = describe_results(found, Store(None if inline else out.parent / name, name))
     write_atomically(out, build_page(content, libraries))
     return out
 
