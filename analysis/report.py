@@ -14,8 +14,8 @@ DEFAULTS = {"results": "runs/*/result.json", "out": "report", "inline": "false"}
 
 def main(arguments: list[str]) -> None:
     from mtdiff.commands.arguments import check_output, override_defaults, read_switch
+    from mtdiff.results.find import find
     from mtdiff.results.page.write import locate_page, write_report
-    from mtdiff.results.record import find
 
     options = override_defaults(arguments, DEFAULTS)
     out, inline = locate_page(options["out"]), read_switch(options, "inline", False)

@@ -26,8 +26,8 @@ def make_report(folders: Sequence[Path], out: Path, *, inline: bool = False) -> 
         return
     results = [folder / "result.json" for folder in folders]
     try:
+        from mtdiff.results.find import try_to_load
         from mtdiff.results.page.write import write_report
-        from mtdiff.results.record import try_to_load
 
         found = [try_to_load(path) for path in results if path.exists()]
         print(f"report: {shown(write_report(found, out, inline=inline), 1000)}", flush=True)

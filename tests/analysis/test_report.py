@@ -17,13 +17,14 @@ from PIL import Image
 
 from mtdiff.commands.report import report_run
 from mtdiff.results.escape import escape_script
+from mtdiff.results.find import find
 from mtdiff.results.page.content import describe_results, list_undominated
 from mtdiff.results.page.libraries import load_libraries
 from mtdiff.results.page.strips import Store
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.page.write import locate_page, write_report
 from mtdiff.results.paired import compare_paired
-from mtdiff.results.record import Result, find
+from mtdiff.results.record import Result
 from mtdiff.results.samples import cut_strips, read_prompts, read_strips
 from mtdiff.results.study import read, read_studies
 from mtdiff.results.summary import summarise

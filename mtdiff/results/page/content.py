@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mtdiff.files import shown
+from mtdiff.results.find import Found
 from mtdiff.results.frontier import find_undominated
 from mtdiff.results.page.strips import Store, describe_pictures
 from mtdiff.results.page.verdicts import judge_task
 from mtdiff.results.paired import compare_paired
 from mtdiff.results.protocol import every_option
-from mtdiff.results.record import Found, Result
+from mtdiff.results.record import Result
 from mtdiff.results.render import ARROWS, LEGEND, seeds
 from mtdiff.results.study import Run, Study, describe_difference, read_studies
 from mtdiff.results.summary import summarise

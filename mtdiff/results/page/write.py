@@ -7,10 +7,10 @@ from typing import Any
 
 from mtdiff.files import write_atomically
 from mtdiff.results.escape import escape_html, escape_script
+from mtdiff.results.find import Found
 from mtdiff.results.page.content import describe_results
 from mtdiff.results.page.libraries import Library, load_libraries
 from mtdiff.results.page.strips import Store
-from mtdiff.results.record import Found
 
 ASSETS = Path(__file__).parents[2] / "assets" / "report"
 SCRIPTS = ("page.js", "table.js", "charts.js", "wall.js", "main.js")
