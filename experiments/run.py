@@ -2,6 +2,7 @@
 
     python experiments/run.py method=mtu                            -> runs/<name>/
     python experiments/run.py method=lora_ffn tasks=[edit] seed=1 run_dir=out
+    python experiments/run.py tasks={edit:2,denoise:1}              -> two edits to each noisy picture
     python experiments/run.py -m method=mtu,lora_ffn seed=0,1,2
     python experiments/run.py suite=main [training.steps=400 ...]  -> the runs listed in configs/suite/main.yaml
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int | None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, read_choices, sweep_folder
+    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, read_choices, spread_shares, sweep_folder
     from mtdiff.commands.report import report_runs
     from mtdiff.commands.run import locate_run
     from mtdiff.commands.sweeps import Sweep
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int | None:
         sweep.run(lambda: guard(lambda: run_once(config, read_choices(own), answer_trivially)), own)
 
     with sweep_folder(call) as own:
-        sys.argv = [sys.argv[0], *order_arguments(arguments, call.overrides), *own]
+        sys.argv = [sys.argv[0], *spread_shares(order_arguments(arguments, call.overrides)), *own]
         hydra.main(version_base=None, config_path=str(CONFIGS), config_name="config")(run_job)()
     if call.multirun:
         report_runs([locate_run(plain, chosen) for plain, chosen in runs if plain["report"]], "sweep")

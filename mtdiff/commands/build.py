@@ -45,6 +45,7 @@ def build_experiment(
         test_per_task=evaluation.per_task,
         validation_per_task=evaluation.validation_per_task,
         test_split=evaluation.split,
+        temperature=training.temperature,
     )
     data.probe()
     denoiser, untouched = build_denoisers(plain, settings)

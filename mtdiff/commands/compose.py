@@ -102,11 +102,33 @@ def list_groups() -> dict[str, list[str]]:
 def compose_run(overrides: Sequence[str], name: str = "config") -> tuple[DictConfig, dict[str, str]]:
     """The configuration of one run, and what is chosen of each group. ConfigError names the mistaken override."""
     try:
-        config = compose(name, list(overrides), return_hydra_config=True)
+        config = compose(name, spread_shares(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(overrides, name, error) from None
     check_rate(overrides)
     return strip_hydra(config), read_choices(config.hydra)
+
+
+def spread_shares(arguments: Sequence[str]) -> list[str]:
+    """`tasks={edit: 2, order: 0.5}` as Hydra takes it: the list of tasks, and each one's share in `weights`.
+
+    Other arguments stay as they are. ConfigError for several such mixtures in one sweep.
+    """
+    found: list[str] = []
+    for text in arguments:
+        if not text.startswith("tasks={"):
+            found.append(text)
+            continue
+        try:
+            override = hydra_inside.parse_mapping(text)
+        except HydraException:
+            raise ConfigError(f"{text}: expected tasks and their shares, such as tasks={{edit:2,order:0.5}}") from None
+        if override.is_sweep_override():
+            raise ConfigError(f"{text}: one mixture in a call; a suite lists several")
+        shares = override.value()
+        assert isinstance(shares, dict)
+        found += [f"tasks=[{','.join(map(str, shares))}]", *(f"++weights.{name}={v}" for name, v in shares.items())]
+    return found
 
 
 def strip_hydra(config: DictConfig) -> DictConfig:

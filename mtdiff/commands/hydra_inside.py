@@ -43,3 +43,8 @@ def parse_override(text: str) -> Override:
     parser = OverridesParser.create(config_loader=config_loader())
     (override,) = parser.parse_overrides([text])  # not parse_override: globs need the loader
     return override
+
+
+def parse_mapping(text: str) -> Override:
+    """One override that is a mapping, before Hydra is set up. HydraException where it is none that Hydra reads."""
+    return OverridesParser.create().parse_override(text)

@@ -32,6 +32,8 @@ class Training:
     experiments/cache.py filled; null: everything is encoded when it is needed.
     start: a finished run, or a shipped adapter, of the same method, base and tasks: its adapter is trained further, on
     a schedule of its own; null: as the method starts. With that run's seed it would see the same examples again.
+    temperature: T of the mixture (T5, arXiv 1910.10683, sec. 3.5.2): a task's share is its weight times its number of
+    records to the power of 1/T. 1: in proportion to the records; large: as the weights; null: the weights alone.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class Training:
     on_nan: Literal["stop", "skip"] = "stop"
     cache: str | None = "auto"
     start: str | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):
@@ -63,6 +66,8 @@ class Training:
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
                 at_least(f"training.{key}", getattr(self, key), 1)
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise ValueError(f"training.temperature={self.temperature}: expected a positive, finite number, or null")
         if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
             raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install -e '.[8bit]'")
         if self.on_nan not in ("stop", "skip"):

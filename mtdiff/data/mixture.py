@@ -117,18 +117,30 @@ def streams(source: Source, tasks: Sequence[Task], split: Split, seed: int) -> l
 class Mixture(Dataset[Example]):
     """The endless examples of a run: `mixture[i]` for i = 0, 1, 2, ... is a pure function of (seed, split, i).
 
-    weights: one positive number per task; shares are rounded to a cycle (`cycle_counts`), whose order is shuffled.
+    weights: one positive number per task; shares are rounded to a cycle by `counts`, whose order is shuffled.
     `Example.task` is the index in `tasks`.
     """
 
     def __init__(
-        self, source: Source, tasks: Sequence[Task], weights: Sequence[float], split: Split = "train", seed: int = 0
+        self,
+        source: Source,
+        tasks: Sequence[Task],
+        weights: Sequence[float],
+        split: Split = "train",
+        seed: int = 0,
+        counts: Counts = cycle_counts,
     ) -> None:
         self.streams = streams(source, tasks, split, seed)
         names = [task.name for task in tasks]
         if len(weights) != len(names):
             raise ValueError(f"weights={list(weights)!r}: expected one for each of {', '.join(names)}")
-        self.cycle = Cycle(dict(zip(names, weights, strict=True)), (seed, split, "tasks"))
+        self.cycle = Cycle(dict(zip(names, weights, strict=True)), (seed, split, "tasks"), counts)
+
+    def count_examples(self, number: int) -> list[int]:
+        """How many of the first `number` examples are of each task."""
+        whole, rest = divmod(number, self.cycle.length)
+        last = [self.cycle.at(number - 1 - i)[0] for i in range(rest)]
+        return [whole * count + last.count(k) for k, count in enumerate(self.cycle.counts)]
 
     def __getitem__(self, i: int) -> Example:
         if i < 0:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from mtdiff.data.buckets import BucketedMixture
 from mtdiff.data.loader import START, SteadyLoader
 from mtdiff.data.mixture import Mixture, one_thread
+from mtdiff.data.shares import cycle_counts, fine_counts
 from mtdiff.data.source import Source
 from mtdiff.tasks.base import Task
 from mtdiff.types import Batch, Example, Split
@@ -21,6 +22,7 @@ class MixtureModule(LightningDataModule):
     batch_size: examples per process and batch. workers: loader processes (0: load in the main one).
     seed: draws the training examples; validation and test examples are the same for every seed.
     test_split: where the examples to be judged come from; validation while options are chosen.
+    temperature: of the shares by numbers of training records (`config.settings.Training`); None: the weights alone.
     validation_per_task, test_per_task: examples per task, fewer where the source has fewer records.
 
     position: number of the training example to go on from. Lightning saves and restores it with a checkpoint. It is
@@ -40,6 +42,7 @@ class MixtureModule(LightningDataModule):
         test_per_task: int = 256,
         validation_per_task: int = 64,
         test_split: Split = "test",
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         self.tasks, self.position, self._step = _check_names(tasks), 0, 0
@@ -47,7 +50,11 @@ class MixtureModule(LightningDataModule):
         _whole("test_per_task", test_per_task, 1), _whole("validation_per_task", validation_per_task, 1)
         shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
         buckets, self.source = source.buckets(), source
-        self.train: Mixture | BucketedMixture = Mixture(source, run, shares, "train", seed)
+        counts = cycle_counts if temperature is None else fine_counts
+        if temperature is not None:
+            records = [count_records(source, task) for task in run]
+            shares = [weight * n ** (1 / temperature) for weight, n in zip(shares, records, strict=True)]
+        self.train: Mixture | BucketedMixture = Mixture(source, run, shares, "train", seed, counts)
         if len(buckets) > 1 or buckets[0] is not source:
             self.train = BucketedMixture(buckets, run, shares, seed)
         self.validation = Mixture.first_examples(source, run, "validation", validation_per_task)
@@ -112,6 +119,11 @@ class MixtureModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position, self._step = state_dict["position"], state_dict["step"]
+
+
+def count_records(source: Source, task: Task) -> int:
+    """Training records that can feed a task; at least 1, since a task without any is refused where it is read."""
+    return max(1, sum(source.size(need, "train") for need in task.needs))
 
 
 def _check_names(tasks: Mapping[str, Task]) -> dict[str, Task]:

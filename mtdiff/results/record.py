@@ -17,6 +17,7 @@ from mtdiff.results.schema import (
     NAME,
     NAMES,
     NUMBER_OR_NULL,
+    PARTS,
     SCORES,
     TEXT,
     TRUTH_OR_NULL,
@@ -118,6 +119,14 @@ class Result:
         optional(MAPPING),
         "what method, training and data report of themselves: routers, deviations, curves, `data_hash`",
     ] = field(default_factory=dict)
+    starvation: Annotated[
+        dict[str, Any],
+        optional(MAPPING),
+        "of each task: training examples, and first and last length of its gradient and its validation error",
+    ] = field(default_factory=dict)
+    parts: Annotated[
+        list[dict[str, Any]], optional(PARTS), "adapters that a merged run is made of: method, tasks, weights, hashes"
+    ] = field(default_factory=list)
     error: Annotated[str | None, optional(or_null(TEXT)), "why the run is not complete"] = None
 
     def save(self, path: Path) -> None:

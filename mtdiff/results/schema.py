@@ -61,6 +61,7 @@ NUMBER_OR_NULL = or_null(Kind("a finite number", is_number))
 SCORES = or_null(Kind("a list of numbers and nulls", list_of(lambda x: x is None or is_number(x))), ", or null")
 TRUTH_OR_NULL = Kind("true, false or null", lambda x: x is None or isinstance(x, bool))
 MAPPING = Kind("a mapping", lambda x: isinstance(x, dict))
+PARTS = Kind("a list of mappings", list_of(lambda x: isinstance(x, dict)))
 VERSIONS = Kind("a mapping of texts", lambda x: isinstance(x, dict) and all(map(is_text, x.values())))
 
 

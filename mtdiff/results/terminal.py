@@ -26,9 +26,8 @@ def announce(result: Result, folder: Path, how: str) -> None:
     else:
         print_lines(console, list_blocks(result))
     summary = result.method_report.get("summary")
-    print_lines(
-        console, [f"- {line}" for line in [*list_gaps(result), *([summary] if isinstance(summary, str) else [])]]
-    )
+    lines = [*list_gaps(result), *([summary] if isinstance(summary, str) else []), *list_starved(result)]
+    print_lines(console, [f"- {line}" for line in lines])
     print_lines(console, [f"{how}: {folder}/result.json, pictures in {folder}/samples/"])
 
 
@@ -77,3 +76,13 @@ def list_blocks(result: Result) -> Iterator[str]:
 def list_gaps(result: Result) -> list[str]:
     """Why numbers are missing, each reason once."""
     return list(dict.fromkeys(f"{r.task} {r.metric}: {r.reason}" for r in result.rows if r.value is None))
+
+
+def list_starved(result: Result) -> Iterator[str]:
+    """A line for every task whose validation error has not fallen in training."""
+    for task, report in result.starvation.items():
+        errors = report.get("validation") if isinstance(report, dict) else None
+        first, last = (errors.get(k) if isinstance(errors, dict) else None for k in ("first", "last"))
+        if isinstance(first, int | float) and isinstance(last, int | float) and last > first:
+            fell = f"its validation error has not fallen ({first:.4g} to {last:.4g})"
+            yield f"{task}: {fell}, after {report.get('examples')} examples"

@@ -12,7 +12,7 @@ from mtdiff.results.record import Result
 from mtdiff.runs.baselines import hash_batch
 from mtdiff.runs.evaluation import evaluate
 from mtdiff.runs.experiment import Experiment
-from mtdiff.runs.keep import build_report, keep_result, save_adapter, save_samples, write_evaluation
+from mtdiff.runs.keep import build_report, keep_result, report_tasks, save_adapter, save_samples, write_evaluation
 from mtdiff.runs.train import train
 from mtdiff.training.loggers import HURRY, close, publish
 from mtdiff.training.memory import advise, within_memory
@@ -48,6 +48,7 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
         result = replace(result, status="complete", seconds=spent, rows=rows)
         result = replace(result, method_report={**report, "data_hash": hash_batch(batch)})
+        result = replace(result, starvation=report_tasks(run, result.samples_seen))
         result.save(path)
     except BaseException as error:
         close(open_loggers, HURRY)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from mtdiff.data.mixture import Mixture
 from mtdiff.errors import RunError, one_line
 from mtdiff.files import reason, write_atomically
 from mtdiff.model.denoiser import Denoiser
@@ -24,6 +25,7 @@ from mtdiff.runs.method_report import Origin, report_method, report_training
 from mtdiff.training.callbacks import save_grid
 from mtdiff.training.loggers import EVALUATION, cells, read_rows
 from mtdiff.training.parallel import gather_tensor, is_first
+from mtdiff.training.starvation import report_starvation
 from mtdiff.types import Batch
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,13 @@ def build_report(run: Experiment, adapter: Mapping[str, Tensor]) -> dict[str, An
     except Exception as error:
         log.warning("no report of the method: %s", one_line(error))
         return {"reason": one_line(error)}
+
+
+def report_tasks(run: Experiment, seen: int) -> dict[str, Any]:
+    """`Result.starvation`, of a run that has seen so many examples."""
+    mixed, unknown = run.data.train, [None] * len(run.data.tasks)
+    examples = mixed.count_examples(seen) if isinstance(mixed, Mixture) else unknown
+    return report_starvation(list(run.data.tasks), examples, read_rows(run.folder / "metrics.csv"))
 
 
 def save_samples(run: Experiment, batch: Batch, answers: Tensor) -> None:

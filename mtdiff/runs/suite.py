@@ -25,7 +25,6 @@ import yaml
 
 from mtdiff.config.schema import refuse
 from mtdiff.errors import IN_USE, ConfigError
-from mtdiff.runs.checks import list_compared_tasks
 from mtdiff.runs.lock import wait_for
 
 
@@ -105,14 +104,14 @@ def without(line: Sequence[str], replaced: Sequence[str]) -> list[str]:
 def budget_steps(suite: Suite, plain: Mapping[str, Any]) -> int:
     """Steps of a run under the suite's equal budget.
 
-    `training.steps` is meant for all tasks; a run of some of them takes its tasks' share of it (by `weights`), so that
-    every model sees the same examples of each task that it is trained on.
+    `training.steps` is meant for the tasks that have shares (`weights`); a run of some of them takes its tasks' share
+    of it, one of further tasks as much more, so that every model sees the same examples of each task that it learns.
     """
     steps: int = plain["training"]["steps"]
     if not suite.equal_budget:
         return steps
-    weights = {task: plain["weights"].get(task, 1) for task in list_compared_tasks(plain)}
-    share = sum(weights[task] for task in plain["tasks"]) / sum(weights.values())
+    weights = plain["weights"]
+    share = sum(weights.get(task, 1) for task in plain["tasks"]) / sum(weights.values())
     wanted = steps * share
     if abs(wanted - round(wanted)) > 1e-6 or round(wanted) < 1:
         raise ConfigError(

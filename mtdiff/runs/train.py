@@ -17,6 +17,7 @@ from mtdiff.training.faults import Finite
 from mtdiff.training.loggers import HURRY, Rows, close, wandb_logger
 from mtdiff.training.parallel import trainer_arguments
 from mtdiff.training.signals import Signals
+from mtdiff.training.starvation import TaskGradients
 from mtdiff.types import Batch, Example
 
 
@@ -70,6 +71,8 @@ def make_callbacks(run: Experiment) -> Iterable[Callback]:
         shown = few_examples(run.data, 4)
         noise = first_noise(shown, run.module.denoiser.backbone.latent_shape, run.evaluation.seed)
         yield SampleGrid(shown, run.folder / "samples" / "training", settings.sample_every, draw)
+    if settings.validate_every is not None:
+        yield TaskGradients(few_examples(run.data, min(4, settings.batch_size)), run.autocast)
     yield LearningRateMonitor("step")
     if run.phases.shown:
         yield StepBar(run.phases)

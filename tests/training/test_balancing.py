@@ -27,7 +27,7 @@ from mtdiff.training.balancing import (
     gram_matrix,
     project_conflicts,
 )
-from mtdiff.training.module import MultiTaskModule
+from mtdiff.training.module import MultiTaskModule, sum_per_task
 
 FILES = sorted((Path(__file__).parents[2] / "experiments" / "configs" / "balancing").glob("*.yaml"))
 SCHEDULERS = {
@@ -205,3 +205,25 @@ def test_factor_of_a_task_scales_its_gradient_alone() -> None:
 def test_refusals_name_the_key(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_batch_may_lack_tasks(path: Path) -> None:
+    """What is there gets the gradient that it has alone; tasks that are not there get none, and no number breaks."""
+    node = {k: v for k, v in yaml.safe_load(path.read_text()).items() if not k.startswith("#")}
+    made = module(construct(node.get("balancing", node)))
+    some = batch(8).rows(torch.tensor([False, True, True, False] * 2))  # edit and super-resolution
+    errors, t = made.training_errors(some)
+    weighted = made.balancing.weighting(errors, t, made.diffusion)
+    means = sum_per_task(weighted, some.task, 4) / torch.tensor([1.0, 2.0, 2.0, 1.0])
+    parameters = [p for p in made.denoiser.parameters() if p.requires_grad]
+    if made.balancing.pcgrad:
+        gram = backward_without_conflicts(means.sum(), means, parameters, ("key",))
+        assert gram.diagonal().tolist()[0] == gram.diagonal().tolist()[3] == 0
+    else:
+        means.sum().backward()
+    found = [p.grad for p in parameters if p.grad is not None]
+    assert found
+    assert all(torch.isfinite(g).all() for g in found)
+    for p in made.denoiser.method.task_parameters(made.denoiser.backbone):
+        assert p.grad is None or not p.grad[[0, 3]].any()

@@ -14,6 +14,7 @@ beside a training folder, left out. A folder without splits is divided by itself
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -64,6 +65,7 @@ class Folder(Table):
         self._files = self._open_files(contents)
         self._listed: set[str] = set()  # pictures that rows name, relative to the folder
         self._columns: dict[int, list[str]] = {}  # file -> its columns
+        self._filled: dict[int, Counter[str]] = {}  # file -> column -> rows that have it; "" counts all rows
         listed = list(self._list_rows(contents))
         rows = assign_splits(listed)
         self._check_links(contents)
@@ -77,6 +79,13 @@ class Folder(Table):
     def names(self, split: Split) -> Sequence[str]:
         files = np.unique(self._rows[split][:, 0])
         return list(dict.fromkeys(name for file in files for name in self._columns[int(file)]))
+
+    def serving(self, split: Split, columns: Sequence[str]) -> NDArray[np.int64] | None:
+        files = [int(file) for file in np.unique(self._rows[split][:, 0])]
+        if all(any(self._filled[f][c] == self._filled[f][""] for c in columns) for f in files):
+            return None
+        rows = (self._files[int(file)].cells(int(place)) for file, place in self._rows[split])
+        return np.flatnonzero([bool(set(columns) & set(list_filled(cells))) for cells in rows])
 
     def read_row(self, split: Split, index: int) -> Row:
         file, place = (int(v) for v in self._rows[split][index])
@@ -122,10 +131,12 @@ class Folder(Table):
         for number, file in enumerate(self._files):
             base, described = file.path.parent.relative_to(self.root), frozenset(self._listed)
             columns: dict[str, None] = {}
+            filled = self._filled[number] = Counter()
             for place, where, cells in file:
                 names = _check_names(where, cells)
                 paths = [(base / name).as_posix() for name in names.values()]
                 columns.update(dict.fromkeys(cells))
+                filled.update(["", *list_filled(cells)])
                 if paths[0] not in described:
                     self._listed.update(paths)
                     aims = [aim for path in paths if (aim := contents.links.get(path))]
@@ -184,6 +195,11 @@ class Folder(Table):
             return self._find_file(folder, name).read_bytes()
         except OSError as error:
             raise Unreadable(f"{name}: {error.strerror or error}") from None
+
+
+def list_filled(cells: Cells) -> list[str]:
+    """Columns of a row that hold something."""
+    return [picture_column(name) or name for name, value in cells.items() if value is not None]
 
 
 def assign_splits(rows: Sequence[Listed]) -> list[Listed]:

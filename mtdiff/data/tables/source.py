@@ -26,7 +26,7 @@ from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, is_saved
 from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.shards import Shards
-from mtdiff.data.tables.table import Row, Table, Unavailable, text_of
+from mtdiff.data.tables.table import Row, Subset, Table, Unavailable, text_of
 from mtdiff.files import shown
 from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
 from mtdiff.types import SPLITS, Need, Record, Split
@@ -90,7 +90,7 @@ class TableSource(Source):
             "order": order,
         }
         self.side, self.max_pixels, self.counts = size, max_pixels, dict(counts or {})
-        self.tables: dict[Need, Table] = {n: open_table(n, t) for n, t in given.items() if t is not None}
+        self.tables: dict[Need, Table] = {n: narrow(n, open_table(n, t)) for n, t in given.items() if t is not None}
         self.roles = {(n, s): check_roles(n, t, s) for n, t in self.tables.items() for s in SPLITS if t.size(s)}
         # Shared with loader processes, so that what they skip or mend is counted here.
         self._notes = {k: torch.zeros(self.size(*k), dtype=torch.uint8).share_memory_() for k in self.roles}
@@ -248,6 +248,22 @@ def open_table(need: Need, given: str | Table) -> Table:
         return Shards(str(path)) if holds_shards(path) else Folder(str(path))  # Shards say how to make the index
     except ValueError as error:
         raise ValueError(f"data.{need}: {error}") from None
+
+
+def narrow(need: Need, table: Table) -> Table:
+    """The rows of a table that serve a kind of record: one folder may hold rows for several tasks.
+
+    A row that has nothing of what the kind needs beside the picture is meant for others; one that has a part of it is
+    broken. Any picture may be drawn without a caption.
+    """
+    rows: dict[Split, NDArray[np.int64]] = {}
+    roles = [role for role in NEEDED[need] if role not in ("image", "caption")]
+    for split in (s for s in SPLITS if roles and table.size(s)):
+        names = table.names(split)
+        columns = [column for role in roles for column in table.candidates(role) if column in names]
+        if columns and (found := table.serving(split, columns)) is not None:
+            rows[split] = found
+    return Subset(table, rows) if rows else table
 
 
 def holds_shards(folder: Path) -> bool:

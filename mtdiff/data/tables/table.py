@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mtdiff.errors import RunError
 from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import Split
@@ -103,11 +106,19 @@ class Table(ABC):
         """Sizes of the parts that lie together, in order; an epoch keeps near to them. One part unless it matters."""
         return [self.size(split)]
 
+    def serving(self, split: Split, columns: Sequence[str]) -> NDArray[np.int64] | None:
+        """The rows that have something in any of these columns; None where all may have, or it is not known cheaply."""
+        return None
+
+    def candidates(self, role: str) -> Sequence[str]:
+        """Columns that may have a role: the chosen one, or all that are tried."""
+        return (self.chosen[role],) if role in self.chosen else ROLES[role]
+
     def roles(self, split: Split, needed: Sequence[str]) -> dict[str, str]:
         """Role -> column, or a ValueError that names what is missing and what there is."""
         names, found = self.names(split), {}
-        for role, tried in ROLES.items():
-            candidates = (self.chosen[role],) if role in self.chosen else tried
+        for role in ROLES:
+            candidates = self.candidates(role)
             column = next((c for c in candidates if c in names), None)
             if column is not None:
                 found[role] = column
@@ -124,6 +135,35 @@ class Table(ABC):
             return held_out(groups, share, wanted)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+
+
+class Subset(Table):
+    """Some rows of a table: those that serve one kind of record. rows: their numbers in the table, by split."""
+
+    def __init__(self, table: Table, rows: Mapping[Split, NDArray[np.int64]]) -> None:
+        super().__init__(table.name, table.chosen)
+        self.table, self.rows = table, dict(rows)
+
+    def size(self, split: Split) -> int:
+        return len(self.rows[split]) if split in self.rows else self.table.size(split)
+
+    def names(self, split: Split) -> Sequence[str]:
+        return self.table.names(split)
+
+    def place(self, split: Split, index: int) -> int:
+        return int(self.rows[split][index]) if split in self.rows else index
+
+    def read_row(self, split: Split, index: int) -> Row:
+        return self.table.read_row(split, self.place(split, index))
+
+    def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
+        return self.table.picture_size(split, self.place(split, index), column)
+
+    def runs(self, split: Split) -> Sequence[int]:
+        if split not in self.rows:
+            return self.table.runs(split)
+        ends = np.searchsorted(self.rows[split], np.cumsum([0, *self.table.runs(split)]))
+        return [int(n) for n in np.diff(ends) if n > 0]
 
 
 def text_of(value: Any) -> list[str]:
