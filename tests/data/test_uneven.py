@@ -26,13 +26,16 @@ def test_shares_stand_beside_the_tasks() -> None:
     for wrong, message in (
         ("tasks={edit:0}", "weights.edit=0: expected a finite number above 0"),
         ("tasks={edt:1}", "expected one of .*did you mean 'edit'"),
-        ("tasks={edit", "expected tasks and their shares, such as"),
         ("training.temperature=0", "training.temperature=0: expected a positive, finite number, or null"),
     ):
         with pytest.raises(ValueError, match=message):
             composed([wrong])
-    with pytest.raises(ValueError, match="one mixture in a call; a suite lists several"):
-        spread_shares(["tasks={edit:1},{order:1}"])
+    for wrong, message in (
+        ("tasks={edit:1},{order:1}", "one mixture in a call; a suite lists several"),
+        ("tasks={edit", "expected tasks and their shares, such as"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            spread_shares([wrong])
 
 
 @pytest.mark.parametrize(("temperature", "power"), [(1.0, 1.0), (2.0, 0.5), (1e6, 0.0)])
