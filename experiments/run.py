@@ -29,7 +29,15 @@ def main(arguments: list[str]) -> int | None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from mtdiff.commands.compose import CONFIGS, Call, check_call, order_arguments, read_choices, spread_shares, sweep_folder
+    from mtdiff.commands.compose import (
+        CONFIGS,
+        Call,
+        check_call,
+        order_arguments,
+        read_choices,
+        spread_shares,
+        sweep_folder,
+    )
     from mtdiff.commands.report import report_runs
     from mtdiff.commands.run import locate_run
     from mtdiff.commands.sweeps import Sweep
