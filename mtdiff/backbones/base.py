@@ -4,7 +4,7 @@ Letters: B batch, C latent channels, H W pixels, h w latent size, L text tokens,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -115,6 +115,22 @@ class Backbone(nn.Module, ABC):
         attention or feed-forward layer of the kinds in `units`, which only this level reads.
         """
         raise ValueError(f"sampling.inherit.level={level}: {type(self).__name__} names nothing that may be inherited")
+
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        """What can be taken out of the denoiser so that it stays a plain diffusers network: {name: what takes it out}.
+
+        In place, the configuration included. The names are those of the denoiser as it is now.
+        """
+        return {}
+
+    def stages(self) -> dict[str, nn.Module]:
+        """Parts of the denoiser, one after the other, whose results a lighter one may be taught to give, by name."""
+        shards = {id(part) for part in Backbone.shards(self)}
+        return {name: module for name, module in self.denoiser.named_modules() if id(module) in shards}
+
+    def convolutions(self) -> list[Site]:
+        """The convolutions inside of residual blocks; a transformer has none."""
+        return []
 
     def cut_prompts(self) -> Mapping[str, int]:
         """Prompts (their beginnings) that were longer than the text encoder reads, with the tokens that it reads."""

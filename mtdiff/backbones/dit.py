@@ -10,7 +10,7 @@ draws for them: each side runs over the range that the square's side runs over, 
 Letters: B batch, C latent channels, h w latent size, L text tokens, D text width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -32,6 +32,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
+from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites, unit_parts
 from mtdiff.types import Condition, Text
 
@@ -101,6 +102,9 @@ class PixArt(LatentBackbone):
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         net = self.denoiser
         return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
+
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        return stack_drops(self.denoiser)
 
     def sync_config(self) -> None:
         """diffusers has one switch for all norms of the blocks: where one has weights, the others get neutral ones."""

@@ -11,7 +11,7 @@ block by name. The folded network is diffusers' own class.
 Letters: B batch, C latent channels, h w latent size, p patch size, N patches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,6 +31,7 @@ from mtdiff.backbones.latent import (
     read_parts,
     refuse_unknown,
 )
+from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.modulation import absorb
 from mtdiff.backbones.stable_diffusion import transformer_block_sites, unit_parts
 from mtdiff.rng import numpy_rng
@@ -125,6 +126,9 @@ class LabelDiT(LatentBackbone):
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         net = self.denoiser
         return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
+
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        return stack_drops(self.denoiser)
 
     def shards(self) -> list[nn.Module]:
         return list(self.denoiser.transformer_blocks)[1:]  # the first one's embedding is read once more at the end

@@ -10,7 +10,7 @@ layer that makes the time's shift and scale (`modulation`), so a folded network 
 Letters: B batch, C latent channels, h w latent size, L text tokens, D text width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +39,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
+from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.modulation import absorb
 from mtdiff.types import Condition, Text
 
@@ -129,6 +130,9 @@ class StableDiffusion3(LatentBackbone):
         blocks = [module for module in net.modules() if isinstance(module, JointTransformerBlock)]
         layers = [getattr(block, name) for block in blocks for kind in units for name in LAYERS[kind]]
         return [Part(layer) for layer in layers if layer is not None]
+
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        return stack_drops(self.denoiser, keep_last=True)
 
     def idle(self) -> list[str]:
         joint = [

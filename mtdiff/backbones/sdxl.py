@@ -1,6 +1,6 @@
 """Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text and picture sizes (2307.01952)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +19,8 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
-from mtdiff.backbones.stable_diffusion import unet_parts, unet_sites
+from mtdiff.backbones.lighter import unet_drops
+from mtdiff.backbones.stable_diffusion import unet_convolutions, unet_parts, unet_sites
 from mtdiff.types import Condition, Text
 
 PARTS = {
@@ -86,6 +87,12 @@ class StableDiffusionXL(LatentBackbone):
 
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         return list(unet_parts(self.denoiser, level, units))
+
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        return unet_drops(self.denoiser)
+
+    def convolutions(self) -> list[Site]:
+        return list(unet_convolutions(self.denoiser))
 
 
 def load(

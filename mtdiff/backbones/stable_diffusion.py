@@ -1,7 +1,7 @@
 """Stable Diffusion and its kin: AutoencoderKL, CLIP text encoder, UNet2DConditionModel (Rombach et al., 2112.10752)."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,6 +26,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
+from mtdiff.backbones.lighter import unet_drops
 from mtdiff.types import Condition, Text
 
 SHIPPED = "nano"  # the base model inside the package
@@ -71,6 +72,12 @@ class StableDiffusion(LatentBackbone):
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         return list(unet_parts(self.denoiser, level, units))
 
+    def drops(self) -> Mapping[str, Callable[[], None]]:
+        return unet_drops(self.denoiser)
+
+    def convolutions(self) -> list[Site]:
+        return list(unet_convolutions(self.denoiser))
+
 
 def unet_parts(unet: Any, level: Level, units: Sequence[UnitKind]) -> Iterator[Part]:
     """Parts of any diffusers UNet. Modules that only feed other parts are among them: they have no work then either.
@@ -85,6 +92,14 @@ def unet_parts(unet: Any, level: Level, units: Sequence[UnitKind]) -> Iterator[P
     if level == "layer":
         skipped += [*last.resnets[:-1], *getattr(last, "attentions", [])[:-1]]
     yield from (Part(module) for module in skipped if module is not None)
+
+
+def unet_convolutions(unet: nn.Module) -> Iterator[Site]:
+    """Both convolutions of every residual block."""
+    for name, module in unet.named_modules():
+        if isinstance(module, ResnetBlock2D):
+            for attribute, width in (("conv1", module.in_channels), ("conv2", module.out_channels)):
+                yield Site(f"{name}.{attribute}", module, attribute, width)
 
 
 def unit_parts(network: nn.Module, units: Sequence[UnitKind]) -> Iterator[Part]:

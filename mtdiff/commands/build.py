@@ -88,6 +88,7 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
     if (start := check_start(plain)) is not None:
         load_adapter(denoiser, start)
+    denoiser.method.teach(denoiser.backbone, lambda: construct(plain["backbone"]))
     baselines, speed = settings.evaluation.baselines, settings.speed
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None
     if settings.training.gradient_checkpointing:

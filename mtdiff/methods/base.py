@@ -1,15 +1,16 @@
 """A method turns the base model into a multi-task one: it edits named sites and says what is trained."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.layout import ChannelConcat, Layout
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.taskwise import TaskConv2d, TaskLayerNorm
+from mtdiff.types import Condition
 
 
 class CannotFold(ValueError):
@@ -31,6 +32,29 @@ class Method(ABC):
     @abstractmethod
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         """Edit `backbone.denoiser` in place; mark what is trained by `requires_grad`; read no tensor's value."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a base that lacks what the options name, in one line. It may have shapes alone."""
+        return
+
+    @property
+    def error_weight(self) -> float:
+        """Weight of the prediction error beside `extra_errors`."""
+        return 1.0
+
+    def teach(self, backbone: Backbone, read_base: Callable[[], Backbone]) -> None:
+        """Make ready for `extra_errors`; called once the adapted `backbone` is about to be trained, and only then.
+
+        read_base: gives the untouched base once more. What is kept of it is no part of the adapted network.
+        """
+        return
+
+    def extra_errors(self, backbone: Backbone, noisy: Tensor, t: Tensor, condition: Condition) -> Mapping[str, Tensor]:
+        """What the loss holds beside the prediction error: weighted terms (B,) by the names they are logged under.
+
+        Asked in training, just after the adapted network has predicted noisy (B, C, h, w) at t (B,) with gradients.
+        """
+        return {}
 
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         """Parameters whose first axis is the task: row k may get gradient from task k's samples only."""

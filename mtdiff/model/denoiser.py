@@ -38,6 +38,10 @@ class Denoiser(nn.Module):
         """Return the mean squared error (B,) against target (B, C, h, w), over what the method's layout covers."""
         return self.method.layout.errors(self._predict, noisy, t, condition, target)
 
+    def extra_errors(self, noisy: Tensor, t: Tensor, condition: Condition) -> Mapping[str, Tensor]:
+        """Return what the method adds to the loss of the batch that `errors` was asked for last: (B,) by name."""
+        return self.method.extra_errors(self.backbone, noisy, t, condition)
+
     def _predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.routing.write(condition.task, t)
         return self.backbone.predict(packed, t, condition)

@@ -18,11 +18,10 @@ from mtdiff.config.schema import check, check_arguments
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.files import check_header, read_json, shown, within
-from mtdiff.runs.checks import check_sizes, check_tasks
+from mtdiff.runs.checks import BUILT_IN, check_sizes, check_tasks
 
 KEYS = {"method": dict, "backbone": dict, "task": dict, "tasks": list, "sampling": dict}
 IDENTITY = ("method", "backbone", "task", "tasks")
-BUILT_IN = ("nano", "nano_dit", "random", "meta")  # weights that are no file and no download
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{64}")

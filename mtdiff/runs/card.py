@@ -13,7 +13,8 @@ from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import versions
 from mtdiff.results.escape import escape_markdown
 from mtdiff.results.record import RUN, Result, Row
-from mtdiff.runs.adapter import BUILT_IN, About
+from mtdiff.runs.adapter import About
+from mtdiff.runs.checks import BUILT_IN
 from mtdiff.tasks.takes import Takes
 
 ASSETS = Path(__file__).parents[1] / "assets"

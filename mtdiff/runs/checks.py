@@ -46,6 +46,8 @@ TAKEN = ("accelerator", "strategy", "devices", "num_nodes", "precision", "determ
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """In the others the weights themselves are shorter or longer, and the rates chosen do not train them."""
 LARGEST_SEED = 2**63
+BUILT_IN = ("nano", "nano_dit", "random", "meta")
+"""Weights that are no file and no download."""
 SIDES = range(16, 4097, 8)
 
 
@@ -208,6 +210,14 @@ def check_levels(backbone: Mapping[str, Any], inherit: Mapping[str, Any] | None)
         raise refuse("sampling.inherit.level", inherit["level"], levels)
 
 
+def check_method(method: Any, backbone: Mapping[str, Any]) -> None:
+    """Let a method refuse a base by its shapes, before weights are read; those of others' files are not known yet."""
+    from mtdiff.methods.base import Method
+
+    if type(method).check is not Method.check and backbone.get("weights") in BUILT_IN:
+        method.check(construct({**backbone, "weights": "meta"}))
+
+
 def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     """A fused optimiser scales float16's gradients back by itself, too late for clipping."""
     if speed.get("fused") and str(trainer.get("precision")) in ("16-mixed", "16"):
@@ -237,8 +247,9 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
     from mtdiff.training.parallel import trainer_arguments
 
     check_levels(plain["backbone"], plain["sampling"].get("inherit"))
-    for node in (plain["method"], plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
+    for node in (plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
+    check_method(construct(plain["method"]), plain["backbone"])
     accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")
     if precision == "16-mixed" and accelerator == "auto" and not torch.accelerator.is_available():
         raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true where there is no GPU")

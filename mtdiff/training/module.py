@@ -1,5 +1,6 @@
 """The LightningModule: encode, noise, predict, average per task. Formulas live in the rooms it calls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,7 +20,7 @@ from mtdiff.training.balancing import Balancing, Uniform, backward_without_confl
 from mtdiff.training.encodings import CachedEncoder
 from mtdiff.training.optimizers import clip_gradients, make_optimizer
 from mtdiff.training.parallel import average_gradients, merge_rows, shard
-from mtdiff.types import Batch, Text
+from mtdiff.types import Batch, Condition, Text
 
 
 def sum_per_task(losses: Tensor, task: Tensor, tasks: int) -> Tensor:
@@ -84,8 +85,10 @@ class MultiTaskModule(lightning.LightningModule):
         self.strict_loading = False  # a checkpoint holds what is trained, not the frozen base
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        errors, t = self.training_errors(batch)  # (B,)
+        noisy, t, condition, target = self.prepare(batch, self.dropout, self.balancing.time_shift)
+        errors = self.denoiser.errors(noisy, t, condition, target)  # (B,)
         weighted = self.balancing.weighting(errors, t, self.diffusion)  # (B,)
+        weighted = self.add_extra(weighted, self.denoiser.extra_errors(noisy, t, condition))
         number = len(self.tasks)
         count = sum_per_task(torch.ones_like(errors), batch.task, number)
         plain, count = self.over_ranks(torch.stack([sum_per_task(errors.detach(), batch.task, number), count]))
@@ -93,6 +96,15 @@ class MultiTaskModule(lightning.LightningModule):
         self._means = means * self.factors  # type: ignore[operator]
         self.log_losses("train", plain, count)
         return self._means.sum()
+
+    def add_extra(self, weighted: Tensor, extra: Mapping[str, Tensor]) -> Tensor:
+        """Weigh the prediction errors (B,) against what the method adds to them, and log its terms by name."""
+        factor = self.denoiser.method.error_weight
+        total = weighted if factor == 1 else factor * weighted
+        for name, term in extra.items():
+            total = total + term
+            self.log(f"train/{name}", term.detach().mean(), batch_size=len(term))
+        return total
 
     def over_ranks(self, sums: Tensor) -> Tensor:
         """Sum over the processes; gradients are averaged over them, hence `world_size` in `training_step`."""
@@ -112,6 +124,13 @@ class MultiTaskModule(lightning.LightningModule):
 
     def errors(self, batch: Batch, dropout: Dropout | None = None, time_shift: float = 1.0) -> tuple[Tensor, Tensor]:
         """Compute the mean squared error of each sample's prediction (B,), and its time (B,)."""
+        noisy, t, condition, target = self.prepare(batch, dropout, time_shift)
+        return self.denoiser.errors(noisy, t, condition, target), t
+
+    def prepare(
+        self, batch: Batch, dropout: Dropout | None, time_shift: float
+    ) -> tuple[Tensor, Tensor, Condition, Tensor]:
+        """Encode a batch and noise it: noisy latents, times (B,), conditions, and what is to be predicted."""
         backbone = self.denoiser.backbone
         draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion, time_shift)
         encoder = backbone if self.cache is None else self.cache
@@ -121,7 +140,7 @@ class MultiTaskModule(lightning.LightningModule):
             condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)
         noisy, target = (f(latent, noise, draws.t) for f in (self.diffusion.noisy, self.diffusion.target))
-        return self.denoiser.errors(noisy, draws.t, condition, target), draws.t
+        return noisy, draws.t, condition, target
 
     def empty_text(self) -> Text:
         """Encode the empty prompt, once for each device."""
