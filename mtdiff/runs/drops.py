@@ -72,7 +72,7 @@ def read_examples(plain: Mapping[str, Any]) -> Batch:
     """The validation examples of a run's configuration, `evaluation.validation_per_task` of each task."""
     tasks = [construct(plain["task"][name]) for name in plain["tasks"]]
     number = plain["evaluation"]["validation_per_task"]
-    examples = Mixture.fixed(construct(plain["data"]), tasks, "validation", number)
+    examples = Mixture.first_examples(construct(plain["data"]), tasks, "validation", number)
     return Batch.collate([examples[i] for i in range(len(examples))])
 
 
