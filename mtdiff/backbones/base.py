@@ -132,6 +132,9 @@ class Backbone(nn.Module, ABC):
         """The convolutions inside of residual blocks; a transformer has none."""
         return []
 
+    def note_prompts(self, prompts: Sequence[str]) -> None:
+        """Count prompts among `cut_prompts` that are not embedded, since their embeddings are known."""
+
     def cut_prompts(self) -> Mapping[str, int]:
         """Prompts (their beginnings) that were longer than the text encoder reads, with the tokens that it reads."""
         return {}

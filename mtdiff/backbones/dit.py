@@ -65,6 +65,9 @@ class PixArt(LatentBackbone):
         super().__init__(transformer, vae, scheduler, size, attention)
         self.text_encoder, self.tokenizer, self.tokens = text_encoder.eval(), tokenizer, tokens
 
+    def list_tokenizers(self) -> list[tuple[Any, int | None]]:
+        return [(self.tokenizer, self.tokens)]
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         """tokens (B, L, D); extra: `text_mask` (B, L), 1 where a token belongs to the prompt."""

@@ -67,6 +67,14 @@ class LatentBackbone(Backbone):
             }
         return ids, mask
 
+    def list_tokenizers(self) -> list[tuple[Any, int | None]]:
+        """The tokenizers that read most of a prompt, with the tokens that each may give: None for its own number."""
+        return []
+
+    def note_prompts(self, prompts: Sequence[str]) -> None:
+        for tokenizer, length in self.list_tokenizers():
+            self.tokenize(tokenizer, prompts, length)
+
     def cut_prompts(self) -> Mapping[str, int]:
         return self._cut
 

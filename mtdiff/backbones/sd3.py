@@ -82,6 +82,11 @@ class StableDiffusion3(LatentBackbone):
         self.tokenizer, self.tokenizer_2, self.tokenizer_3 = tokenizer, tokenizer_2, tokenizer_3
         self.tokens = tokens
 
+    def list_tokenizers(self) -> list[tuple[Any, int | None]]:
+        if self.text_encoder_3 is None:
+            return [(self.tokenizer, None), (self.tokenizer_2, None)]
+        return [(self.tokenizer_3, self.tokens)]
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         """tokens (B, L + tokens, D): the CLIPs' next-to-last layers side by side, padded, then T5's last.

@@ -56,6 +56,9 @@ class StableDiffusionXL(LatentBackbone):
         self.text_encoder, self.text_encoder_2 = text_encoder.eval(), text_encoder_2.eval()
         self.tokenizer, self.tokenizer_2, self.zero_empty_prompt = tokenizer, tokenizer_2, zero_empty_prompt
 
+    def list_tokenizers(self) -> list[tuple[Any, int | None]]:
+        return [(self.tokenizer, None), (self.tokenizer_2, None)]
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         """tokens (B, L, D1 + D2): next-to-last layers of both encoders. extra: `text_embeds` (B, P)."""

@@ -57,6 +57,9 @@ class StableDiffusion(LatentBackbone):
         super().__init__(unet, vae, scheduler, size, attention)
         self.text_encoder, self.tokenizer = text_encoder.eval(), tokenizer
 
+    def list_tokenizers(self) -> list[tuple[Any, int | None]]:
+        return [(self.tokenizer, None)]
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
         ids, _ = self.tokenize(self.tokenizer, prompts)

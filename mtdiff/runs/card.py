@@ -44,10 +44,10 @@ picture.save("out.png")
 IMAGE = """
 import torch
 from diffusers import {pipeline}
-from PIL import Image
+from PIL import Image, ImageOps
 
 {load}
-image = Image.open("in.png").convert("RGB").resize(({size}, {size}))
+image = ImageOps.exif_transpose(Image.open("in.png")).convert("RGB").resize(({size}, {size}))
 picture = pipe(
     {prompt},
     image=image,
@@ -59,13 +59,20 @@ picture = pipe(
 picture.save("out.png")
 """
 MASK = """
+import numpy as np
 import torch
 from diffusers import {pipeline}
-from PIL import Image
+from PIL import Image, ImageOps
 
 {load}
-image = Image.open("in.png").convert("RGB").resize(({size}, {size}))
-mask = Image.open("mask.png").convert("L").resize(({size}, {size}))  # white: drawn anew
+image = ImageOps.exif_transpose(Image.open("in.png")).convert("RGB").resize(({size}, {size}))
+
+# White is drawn anew. Of a layer, what lies on it is; of one that is black wherever it can be seen, what was erased.
+layer = np.asarray(ImageOps.exif_transpose(Image.open("mask.png")).convert("LA"), dtype=float) / 255
+grey, seen = layer[..., 0], layer[..., 1]
+erased = 0 <= grey[seen >= 0.5].max(initial=-1) < 0.5
+mask = Image.fromarray(np.uint8(255 * (grey * seen + erased * (1 - seen)))).resize(({size}, {size}))
+mask = mask.point(lambda value: 255 * (value >= 128))
 
 # What is known around the hole is held to while drawing, and pasted at the end.
 hole = (pipe.mask_processor.preprocess(mask) >= 0.5).float()

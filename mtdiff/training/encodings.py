@@ -29,6 +29,9 @@ Part = Literal["target", "source", "prompt"]
 Keep = Literal["lasting", "all"]
 TOGETHER = 4
 """Pictures that are encoded at once where a cache grows."""
+SHORT = 16
+"""Characters of a prompt that no text encoder cuts: 64 bytes at most, each at most a token."""
+MOST_NOTED = 100_000
 DRAWS = 16
 """Epochs in which a record is drawn to see what lasts."""
 
@@ -42,6 +45,7 @@ class CachedEncoder:
 
     def __init__(self, backbone: Backbone, cache: Cache, *, grows: bool = False) -> None:
         self.backbone, self.cache, self.grows = backbone, cache, grows
+        self._noted: set[str] = set()
         self.found: dict[Kind, list[int]] = {kind: [0, 0] for kind in get_args(Kind)}
 
     @property
@@ -70,6 +74,7 @@ class CachedEncoder:
         """Return tokens (B, L, D) and whatever else the backbone reads."""
         rows = self._look_up("texts", [hash_text(p) for p in prompts])
         missing = [i for i, row in enumerate(rows) if row is None]
+        self._note_found([p for p, row in zip(prompts, rows, strict=True) if row is not None])
         if missing:
             made = embed_in_parts(self.backbone, [prompts[i] for i in missing])
             for i, row in zip(missing, made, strict=True):
@@ -78,6 +83,13 @@ class CachedEncoder:
         device = next(self.backbone.parameters()).device
         columns = {k: torch.stack([row[k].to(device) for row in rows if row is not None]) for k in rows[0] or {}}
         return Text(columns.pop("tokens"), columns)
+
+    def _note_found(self, prompts: Sequence[str]) -> None:
+        """Prompts that are cut are counted where they are tokenized, which those that are found are not."""
+        long = [p for p in dict.fromkeys(prompts) if len(p) > SHORT and p not in self._noted]
+        if long and len(self._noted) < MOST_NOTED:
+            self.backbone.note_prompts(long)
+            self._noted |= set(long)
 
     def _keep(self, kind: Kind, rows: Sequence[tuple[Hash, dict[str, Tensor]]]) -> None:
         shelf = self.cache.shelves[kind]

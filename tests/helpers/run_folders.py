@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TASKS, UNET
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 
+from mtdiff.pictures import read_mask
 from mtdiff.runs.adapter import identity, read_about
 from mtdiff.runs.load import build_denoiser
 from mtdiff.runs.model import Model
@@ -88,7 +89,7 @@ def draw_with(folder: Path, model: Model, task: str, given: Mapping[str, Image.I
     mask, source = torch.ones(1, 1, side, side), torch.zeros(1, 3, side, side)
     if takes.image:
         pixels = torch.from_numpy(np.asarray(given["image"])).float()
-        holes = torch.from_numpy(np.asarray(given["mask"])).float() / 255 if takes.mask else torch.zeros(side, side)
+        holes = torch.from_numpy(read_mask(given["mask"])) if takes.mask else torch.zeros(side, side)
         mask = holes[None, None]
         source = (pixels.permute(2, 0, 1)[None] / 127.5 - 1) * (1 - mask)
     prompts, ids = ["noto, crab" if takes.prompt else ""], torch.tensor([list(model.tasks).index(task)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import export
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 from run_folders import draw_with, hole, make_run, picture
 
 from mtdiff import load_run
@@ -78,3 +79,22 @@ def test_the_snippet_draws_what_the_run_draws(
         assert "The pipeline has no image guidance" in card
     ours, theirs = draw_with(tmp_path / "out", model, task, {"image": picture(), "mask": hole()}, monkeypatch)
     assert np.abs(ours - theirs).max() <= 1.5 / 255
+
+
+def test_the_snippet_reads_masks_by_our_rule(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One hole, drawn as white on black, as strokes on a layer, erased from a black layer, and with soft edges."""
+    write(run, "inpaint", tmp_path / "out")
+    plain, model = hole(), load_run(run)
+    white, black = Image.new("L", plain.size, 255), Image.new("L", plain.size, 0)
+    soft = plain.point(lambda value: 200 if value else 60)
+    masks = [plain, Image.merge("LA", (white, plain)), Image.merge("LA", (black, ImageOps.invert(plain))), soft]
+    drawn = []
+    for mask in masks:
+        mask.convert("RGBA").save(tmp_path / "out" / "mask.png")
+        given = {"image": picture(), "mask": mask.convert("RGBA")}
+        drawn.append(draw_with(tmp_path / "out", model, "inpaint", given, monkeypatch)[1])
+        (ours,) = model("inpaint", "noto, crab", picture(), mask)
+        (expected,) = model("inpaint", "noto, crab", picture(), plain)
+        assert np.array_equal(ours, expected)
+    for other in drawn[1:]:
+        assert np.abs(drawn[0] - other).max() <= 1 / 255

@@ -352,3 +352,16 @@ def test_bfloat16_is_kept_where_it_loses_nothing() -> None:
     exact, other = torch.tensor([1.5, -0.25]), torch.tensor([1.5, 0.1])
     assert storage.shorten(exact).dtype == torch.bfloat16
     assert torch.equal(storage.shorten(other), other)
+
+
+def test_prompts_that_are_cut_are_counted_when_found(user_cache: Path) -> None:
+    long = "an emoji of " + "a very " * 40 + "long prompt"
+    first = open_growing(tiny_unet())
+    first.embed([long, "short"])
+    first.write()
+    second = open_growing(tiny_unet())
+    for _ in range(2):
+        second.embed([long, "short"])
+    assert second.found["texts"] == [4, 4]
+    assert long in first.backbone.cut_prompts()
+    assert long in second.backbone.cut_prompts()
