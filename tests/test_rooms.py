@@ -1,6 +1,7 @@
 """The rooms of the house: what may import what, no circles, and nothing but the ground at the top of the library."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -122,6 +123,18 @@ def test_the_top_holds_the_ground_and_the_rooms() -> None:
     top = ROOT / "mtdiff"
     assert {path.stem for path in top.glob("*.py")} == GROUND | {"__init__"}
     assert {path.parent.name for path in top.glob("*/__init__.py")} == set(ALLOWED)
+
+
+def test_the_readme_lists_the_house_as_it_is() -> None:
+    listing = re.search(r"```\n(mtdiff/ .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert listing is not None
+    first, rooms, *others = listing[1].splitlines()
+    assert set(first.removeprefix("mtdiff/").partition(":")[0].replace(",", "").split()) == GROUND
+    assert set(rooms.split()) == {f"{room}/" for room in ALLOWED}
+    named = {line.split()[0]: set(re.findall(r"\b(\w+)/", line.partition(" ")[2])) for line in others}
+    assert set(named) == {"baselines/", "experiments/", "analysis/", "tests/", "docs/"}
+    folders = {path.name for path in (ROOT / "experiments").iterdir() if path.is_dir() and path.name[0] not in "_."}
+    assert named["experiments/"] == folders
 
 
 def test_baselines_use_the_library_and_nothing_above_it() -> None:

@@ -44,6 +44,11 @@ def test_a_link_leads_somewhere(page: str, target: str) -> None:
         assert anchor in headings(path), f"{page}: {target}"
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} <= set(index)
+
+
 def commands() -> list[tuple[str, str]]:
     """Every line of a shell block, continued lines joined."""
     found = []
