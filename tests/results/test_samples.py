@@ -32,7 +32,8 @@ def test_foreign_pictures_are_left_out_and_said(tmp_path: Path) -> None:
     (samples / f"{linked}.png").symlink_to(secret)
     Image.new("1", (13_000, 13_000)).save(samples / f"{huge}.png")
     (samples / f"{damaged}.png").write_bytes((samples / f"{damaged}.png").read_bytes()[:100])
-    replace(result("mtu", 0), tasks=[*TASKS, "../../private"]).save(tmp_path / "runs/foreign/result.json")
+    odd = {"tasks": [*TASKS, "../../private"], "method_report": {}}
+    replace(result("mtu", 0), **odd).save(tmp_path / "runs/foreign/result.json")
     result("mtu", 1).save(tmp_path / "runs/other/result.json")
     (tmp_path / "runs/other/samples").symlink_to(samples)
 
