@@ -93,11 +93,12 @@ def read_switch(given: Mapping[str, Any], key: str, default: bool) -> bool:
 
 def read_mapping(given: Mapping[str, str], key: str) -> dict[str, Any] | None:
     """An option that is null or a mapping in Hydra's own form, such as `{level: block, every: 3}`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from mtdiff.commands.hydra_inside import parse_mapping
+
     try:
-        value = OverridesParser.create().parse_override(f"{key}={given[key]}").value()
+        value = parse_mapping(f"{key}={given[key]}").value()
     except HydraException:
         value = given[key]
     if value is not None and not isinstance(value, dict):

@@ -205,6 +205,9 @@ def test_other_weights_have_other_names(places: Path) -> None:
     assert names == {
         "psnr": "psnr",
         "ssim": "ssim",
+        "colour": "ciede2000",
+        "miou": "miou",
+        "pixel_accuracy": "pixel_accuracy",
         "perceptual": "lpips_alex_custom",
         "caption": "clip_score_custom",
         "directional": "directional_similarity_custom",
