@@ -1,0 +1,34 @@
+"""Draw in the browser, with one run or two side by side from the same seed.
+
+    python experiments/demo.py                                   the shipped adapter
+    python experiments/demo.py run=runs/first run=runs/second    two runs
+
+Needs pip install -e '.[demo]'. The page is served to this machine alone; nothing is shared, counted or fetched.
+port=7860: where; a free one if not given. device=cpu, packages=yours and base=<folder> are those of sample.py.
+"""
+
+from mtdiff.commands.command import run_command
+
+OPTIONS = ("port", "device", "packages", "base")
+
+
+def main(arguments: list[str]) -> None:
+    from mtdiff.commands.arguments import parse_options, read_number, read_packages
+    from mtdiff.commands.demo import MOST_RUNS, check_gradio, serve
+
+    runs = [argument.partition("=")[2] for argument in arguments if argument.startswith("run=")]
+    given = parse_options([a for a in arguments if not a.startswith("run=")], OPTIONS, ())
+    port = read_number(given, "port", int, None, 1)
+    if port is not None and port > 65535:
+        raise ValueError(f"port={port}: expected 1 to 65535")
+    if len(runs) > MOST_RUNS:
+        raise ValueError(f"run: given {len(runs)} times, expected 1 or {MOST_RUNS}")
+    check_gradio()
+    from mtdiff.commands.studio import SHIPPED, Studio
+
+    options = {"packages": read_packages(given), "base": given.get("base"), "device": given.get("device", "cpu")}
+    serve(Studio(runs or [SHIPPED], **options), port)
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, prefix="demo.py")
