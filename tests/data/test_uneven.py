@@ -83,7 +83,7 @@ def test_a_folder_serves_each_task_with_the_rows_that_can(tmp_path: Path) -> Non
     assert 0 < len(held_out) < 6
     assert set(found["edit"]) == set(range(0, 30, 3)) - held_out
     assert set(found["order"]) == set(range(0, 30, 5)) - held_out
-    assert source.skipped() == {}
+    assert source.count_skipped() == {}
 
 
 def test_half_an_edit_is_broken_and_said(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_half_an_edit_is_broken_and_said(tmp_path: Path) -> None:
     for i in range(source.size("edit", "train")):
         source.record("edit", "train", i, numpy_rng(0))
     assert source.size("edit", "train") == 18
-    assert 7 <= source.skipped()["edit/train"] <= 10
+    assert 7 <= source.count_skipped()["edit/train"] <= 10
 
 
 def test_the_report_tells_who_starves() -> None:
