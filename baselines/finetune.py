@@ -9,8 +9,8 @@ The paper describes no jointly fine-tuned network; where u enters is decided her
 """
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
@@ -49,6 +49,9 @@ class Finetune(Method):
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         biases = [m.task_bias for m in backbone.denoiser.modules() if isinstance(m, TaskBias)]
         return [*super().task_parameters(backbone), *biases]
+
+    def merge_options(self, options: Mapping[str, Any], parts: int) -> dict[str, Any]:
+        return dict(options)
 
     def fold(self, backbone: Backbone, task: int) -> None:
         for site in time_sites(backbone) if self.task_embedding else []:

@@ -7,14 +7,16 @@ Not given in the paper, decided here: rank 16, alpha 16, no dropout. `per_task=F
 (2402.09353) and other `targets` are variants of ours. `baselines.peft_layers` says why not `peft`'s own layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.peft_layers import add_lora, additions, check_lora, check_targets, fold_linears
+from baselines.peft_merge import merge_lora
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.base import Method, fold_input, widen_input
+from mtdiff.methods.merging import CannotMerge, Rule
 from mtdiff.methods.routing import Routing
 
 
@@ -41,6 +43,18 @@ class LoraFFN(Method):
     def task_parameters(self, backbone: Backbone) -> list[nn.Parameter]:
         rows = super().task_parameters(backbone)
         return [*rows, *additions(backbone)] if self.per_task else rows
+
+    def merge_options(self, options: Mapping[str, Any], parts: int) -> dict[str, Any]:
+        """One adapter for all tasks, whose rank is the sum of the parts'."""
+        if self.options["dora"]:
+            raise CannotMerge("method.use_dora=true: peft merges no row lengths, expected false")
+        rank, alpha = parts * self.options["rank"], self.options["alpha"]
+        return {**options, "rank": rank, "alpha": alpha if alpha == rank else float(rank), "per_task": False}
+
+    def merge(
+        self, start: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], rule: Rule
+    ) -> dict[str, Tensor]:
+        return merge_lora(start, trained, rule)
 
     def fold(self, backbone: Backbone, task: int) -> None:
         fold_linears(backbone, task)

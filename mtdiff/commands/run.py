@@ -19,6 +19,8 @@ from mtdiff.runs.checks import check_constructors, list_compared_tasks
 from mtdiff.runs.lock import alone
 
 if TYPE_CHECKING:
+    from mtdiff.results.record import Result
+    from mtdiff.runs.experiment import Experiment
     from mtdiff.runs.judging import Trivial
 
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "report", "packages")
@@ -76,6 +78,36 @@ def finish_report(folder: Path, plain: Mapping[str, Any]) -> None:
         report_run(folder)
 
 
+def describe_adapter(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What `adapter.json` says of a run."""
+    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"]}
+    about |= {"task": {name: plain["task"][name] for name in list_compared_tasks(plain)}}
+    return about | {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
+
+
+def start_result(made: "Experiment", plain: Mapping[str, Any], chosen: Mapping[str, str]) -> "Result":
+    """The result of a run before anything is trained: what it is, where it comes from, and what it costs."""
+    from mtdiff.costs.flops import has_source
+    from mtdiff.costs.measure import measure_run
+    from mtdiff.provenance import provenance
+    from mtdiff.results.record import Result
+
+    sources = [has_source(task) for task in made.data.tasks.values()]
+    with made.phases.start("measure costs"):
+        params, cost = measure_run(made.module.denoiser, len(list_compared_tasks(plain)), sources)
+    return Result(
+        chosen["method"],
+        chosen["backbone"],
+        chosen["data"],
+        plain["tasks"],
+        plain["seed"],
+        config=dict(plain),
+        params=dict(params),
+        cost=cost,
+        **provenance(str(made.module.device)),
+    )
+
+
 def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], trivial: "Trivial") -> None:
     """Run an experiment in a folder that is ours, or say that it is complete already."""
     refuse_another(folder, plain)
@@ -97,31 +129,10 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
         write_atomically(
             folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
         )  # not earlier: a constructor may yet refuse an option
-    from mtdiff.costs.flops import has_source
-    from mtdiff.costs.measure import measure_run
-    from mtdiff.provenance import provenance
-    from mtdiff.results.record import Result
     from mtdiff.runs.execute import execute
 
-    compared = list_compared_tasks(plain)
-    sources = [has_source(task) for task in made.data.tasks.values()]
-    with phases.start("measure costs"):
-        params, cost = measure_run(made.module.denoiser, len(compared), sources)
-    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"]}
-    about |= {"task": {name: plain["task"][name] for name in compared}}
-    about |= {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
-    start = Result(
-        chosen["method"],
-        chosen["backbone"],
-        chosen["data"],
-        plain["tasks"],
-        plain["seed"],
-        config=dict(plain),
-        params=dict(params),
-        cost=cost,
-        **provenance(str(made.module.device)),
-    )
-    result = execute(made, start, about)
+    start = start_result(made, plain, chosen)
+    result = execute(made, start, describe_adapter(plain))
     if first_process():
         announce(result, folder, "done")
         for name, count in made.data.count_skipped().items():

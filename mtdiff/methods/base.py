@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.layout import ChannelConcat, Layout
+from mtdiff.methods.merging import CannotMerge, Rule
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.taskwise import TaskConv2d, TaskLayerNorm
 from mtdiff.types import Condition
@@ -82,6 +83,19 @@ class Method(ABC):
     def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
         """What this method has to tell of itself after training: small, plain JSON, for `Result.method_report`."""
         return {}
+
+    def merge_options(self, options: Mapping[str, Any], parts: int) -> dict[str, Any]:
+        """Options of the method under which so many trainings of it, of one task each, become one model.
+
+        options: as they were given. CannotMerge where what is trained cannot be merged.
+        """
+        raise CannotMerge(f"{type(self).__name__} cannot be merged: its trainings share no weights of one meaning")
+
+    def merge(
+        self, start: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], rule: Rule
+    ) -> dict[str, Tensor]:
+        """Merged values of what tasks share. start: as the method starts it; trained: after each of the trainings."""
+        return {name: rule.merge(value, [t[name] for t in trained], name) for name, value in start.items()}
 
 
 def widen_input(backbone: Backbone, extra: int, tasks: int, routing: Routing) -> None:

@@ -23,7 +23,7 @@ Not given in the paper, decided here:
 Ours, not the paper's: `router_input="task_timestep"` adds the sinusoidal embedding of the time to e_task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,7 @@ from torch import nn
 from mtdiff.backbones.base import Backbone, Site
 from mtdiff.methods.base import CannotFold, Method, fold_input, widen_input
 from mtdiff.methods.experts import ExpertInput, ExpertOptions, Experts
+from mtdiff.methods.merging import CannotMerge
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.taskwise import TaskLayerNorm
 
@@ -153,6 +154,11 @@ class MTU(Method):
         alive = float(torch.cat(reached).float().mean())
         summary = f"routers: {alive:.0%} of their ReLU units are alive"
         return {"router": router, "router_alive": round(alive, 4), "summary": summary}
+
+    def merge_options(self, options: Mapping[str, Any], parts: int) -> dict[str, Any]:
+        if self.options.experts > 1:
+            raise CannotMerge(f"method.experts={self.options.experts}: routers cannot be merged, expected 1")
+        return dict(options)
 
     def fold(self, backbone: Backbone, task: int) -> None:
         sites = [(site, site.module) for site in backbone.sites("ffn")]

@@ -38,18 +38,7 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         seen = trainer.global_step * run.training.batch_size * run.training.accumulate * trainer.world_size
         result = replace(result, steps=trainer.global_step, samples_seen=seen)
         result = replace(result, seconds={"train": round(seconds, 1), "eval": None})
-        began = time.monotonic()
-        with within_memory("evaluating", ["a lower evaluation.batch_size"]):
-            rows, batch, answers = evaluate(run)
-        if not is_first():
-            return result
-        save_samples(run, batch, answers)
-        write_evaluation(run.folder, rows)
-        spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
-        result = replace(result, status="complete", seconds=spent, rows=rows)
-        result = replace(result, method_report={**report, "data_hash": hash_batch(batch)})
-        result = replace(result, starvation=report_tasks(run, result.samples_seen))
-        result.save(path)
+        result = conclude(run, result, report)
     except BaseException as error:
         close(open_loggers, HURRY)
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
@@ -61,4 +50,22 @@ def _execute_steps(run: Experiment, result: Result, about: Mapping[str, Any], si
         raise
     publish(open_loggers, result, run.folder)
     close(open_loggers)
+    return result
+
+
+def conclude(run: Experiment, result: Result, report: Mapping[str, Any]) -> Result:
+    """Draw and judge the test examples, and write what a run leaves at its end. report: of its method."""
+    began = time.monotonic()
+    with within_memory("evaluating", ["a lower evaluation.batch_size"]):
+        rows, batch, answers = evaluate(run)
+    if not is_first():
+        return result
+    save_samples(run, batch, answers)
+    write_evaluation(run.folder, rows)
+    spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
+    result = replace(result, status="complete", seconds=spent, rows=rows)
+    result = replace(result, method_report={**report, "data_hash": hash_batch(batch)})
+    if not result.parts:
+        result = replace(result, starvation=report_tasks(run, result.samples_seen))
+    result.save(run.folder / "result.json")
     return result
