@@ -29,32 +29,25 @@ def main(arguments: list[str]) -> int | None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from mtdiff.commands.compose import (
-        CONFIGS,
-        Call,
-        check_call,
-        order_arguments,
-        read_choices,
-        spread_shares,
-        sweep_folder,
-    )
+    from mtdiff.commands import compose
     from mtdiff.commands.report import report_runs
     from mtdiff.commands.run import locate_run
     from mtdiff.commands.sweeps import Sweep
 
-    call, sweep = Call.parse(arguments), Sweep()
-    runs = [] if call.shows else check_call(call)
+    call, sweep = compose.Call.parse(arguments), Sweep()
+    runs = [] if call.shows else compose.check_call(call)
 
     def run_job(config: Any) -> None:
         """One run, as Hydra or its launcher calls it."""
         from mtdiff.commands.run import run_once
 
         own = HydraConfig.get()
-        sweep.run(lambda: guard(lambda: run_once(config, read_choices(own), answer_trivially)), own)
+        sweep.run(lambda: guard(lambda: run_once(config, compose.read_choices(own), answer_trivially)), own)
 
-    with sweep_folder(call) as own:
-        sys.argv = [sys.argv[0], *spread_shares(order_arguments(arguments, call.overrides)), *own]
-        hydra.main(version_base=None, config_path=str(CONFIGS), config_name="config")(run_job)()
+    with compose.sweep_folder(call) as own:
+        ordered = compose.order_arguments(arguments, call.overrides)
+        sys.argv = [sys.argv[0], *compose.spread_shares(ordered), *own]
+        hydra.main(version_base=None, config_path=str(compose.CONFIGS), config_name="config")(run_job)()
     if call.multirun:
         report_runs([locate_run(plain, chosen) for plain, chosen in runs if plain["report"]], "sweep")
     return sweep.summarise()
