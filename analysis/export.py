@@ -17,7 +17,6 @@ from mtdiff.commands.command import run_command
 HERE = Path(__file__).resolve().parent
 DEFAULTS = {"results": "", "out": "report", "only": "", "figures": ""}
 TIMEOUT = 600  # seconds for a cell
-CODE = "code"
 FENCE = "%reset -f"  # stands between notebooks, which share a kernel but no variable
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -73,12 +73,12 @@ class Store:
         whole: nothing is inherited. keep: a later call will inherit from this one.
         """
         if not whole and self._shape == tuple(noisy.shape):
-            with intercepted(self.parts, self._reuse):
+            with intercept_calls(self.parts, self._reuse):
                 return self.denoiser(noisy, t, condition)
         self._kept, self._shape = [[] for _ in self.parts], None
         if not keep and whole:
             return self.denoiser(noisy, t, condition)
-        with intercepted(self.parts, self._record):
+        with intercept_calls(self.parts, self._record):
             out = self.denoiser(noisy, t, condition)
         self._shape = tuple(noisy.shape)
         return out
@@ -117,7 +117,9 @@ def add_input(added: Any, hidden_states: Tensor, encoder_hidden_states: Any = No
 
 
 @contextmanager
-def intercepted(parts: Sequence[Part], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def intercept_calls(
+    parts: Sequence[Part], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     """While the context lasts, each part's `forward` is what `make` makes of its number and the forward it has.
 
     Hooks cannot skip a module's work; and a wrapper that stays would change the names of the weights.

@@ -15,10 +15,10 @@ worker that wants one core calls `cv2.setNumThreads(0)` itself.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from math import pi
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from PIL import Image
@@ -163,11 +163,6 @@ PUBLISHED_SECOND = Stage(
     noise_sigma=(1.0, 25.0),
     poisson_scale=(0.05, 2.5),
 )
-
-
-def second_stage(**changes: Any) -> Stage:
-    """The published second stage with some fields of `Stage` changed."""
-    return replace(PUBLISHED_SECOND, **changes)
 
 
 @final

@@ -15,9 +15,6 @@ from mtdiff.types import Split
 KINDS = ("skin tone", "gender", "style", "colour", "mood", "time", "word", "add", "remove", "replace", "move")
 COMPOSED = ("add", "remove", "replace", "move")
 """Kinds that change what a scene holds; the others change one emoji, alone or among others."""
-WORDED = ("colour", "mood", "time", "word")
-"""Kinds between two emoji whose official names differ in one word (or in the time that a clock shows)."""
-
 LONGEST = 50_000
 """Edits in a training epoch, at most."""
 NAMED = 5
