@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -172,10 +174,21 @@ def hide_loading_bars() -> Iterator[None]:
 
 
 def find_user_cache() -> Path:
-    """The folder for what can be made again: MTDIFF_CACHE, else `mtdiff` in XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("MTDIFF_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mtdiff"
+    """The folder for what can be made again: MTDIFF_CACHE, else `mtdiff` in XDG_CACHE_HOME or ~/.cache.
+
+    Without a home folder, as a bare user in a container is, it is one that this process alone has.
+    """
+    try:
+        if own := os.environ.get("MTDIFF_CACHE"):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mtdiff"
+    except RuntimeError:  # Path.home
+        return make_passing_folder()
+
+
+@cache
+def make_passing_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="mtdiff-"))
 
 
 def first_process() -> bool:

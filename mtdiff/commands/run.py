@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 NOT_IDENTITY = ("name", "run_dir", "logger", "progress", "report", "packages")
 """Options that make a run no other experiment; nor does `training.cache`, which changes no number."""
+OURS = ("result.json", "wandb.json", "wandb", "checkpoints", "faults", "metrics.csv", ".lock")
+"""What a run may leave before its configuration."""
 
 
 def hash_configuration(plain: Mapping[str, Any]) -> str:
@@ -69,6 +72,9 @@ def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") 
     plain = check_configuration(config)
     folder = locate_run(plain, chosen)
     check_links(check_folder("run_dir", folder))
+    if first_process() and (others := list_others(folder)):
+        which = f"{len(others)} other files, first {shown(others[0])}"
+        print(f"run_dir={shown(folder)}: holds no run but {which}; they stay as they are", file=sys.stderr)
     with alone(folder):
         run_in(folder, plain, chosen, trivial)
 
@@ -76,6 +82,13 @@ def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") 
 def finish_report(folder: Path, plain: Mapping[str, Any]) -> None:
     if plain["report"]:
         report_run(folder)
+
+
+def list_others(folder: Path) -> list[str]:
+    """What lies in a folder that is to become a run's, and no run has put there."""
+    if not folder.is_dir() or (folder / "config.yaml").exists():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in OURS)
 
 
 def describe_adapter(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mtdiff.commands.build import has_netrc_entry
+from mtdiff.commands.run import list_others
+from mtdiff.files import find_user_cache
 from mtdiff.runs.lock import alone
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +88,11 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
     small = ["training.steps=1", "training.batch_size=2", "training.workers=0", "training.sample_every=null"]
     small += ["training.validate_every=null", "evaluation.per_task=2", "evaluation.baselines=false", "sampling.steps=1"]
     small += ["trainer.accelerator=cpu", "tasks=[edit]", "method=ia3", "progress=false"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").touch()
     with alone(tmp_path / "b"):
         done = start("experiments/run.py", "-m", "run_dir=a,b,c", *small, place=tmp_path)
+    assert "run_dir=a: holds no run but 1 other files, first notes.txt; they stay as they are" in done.stderr
     assert done.returncode == 75, done.stderr
     assert "sweep: 2 of 3 runs are complete\nsweep: exit code 75: " in done.stderr
     for name in ("a", "c"):
@@ -99,3 +106,25 @@ def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
     with alone(tmp_path / "kept"):
         (tmp_path / "kept" / "file").touch()
     assert (tmp_path / "kept" / "file").exists()
+
+
+def test_files_of_someone_else_in_a_run_folder_are_named(tmp_path: Path) -> None:
+    assert list_others(tmp_path / "none") == []
+    (tmp_path / "holiday.jpg").touch()
+    (tmp_path / "result.json").touch()
+    assert list_others(tmp_path) == ["holiday.jpg"]
+    (tmp_path / "config.yaml").touch()
+    assert list_others(tmp_path) == []
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "MTDIFF_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def find_no_user(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", find_no_user)  # as in a container under any user's number
+    assert find_user_cache().is_dir()
+    assert find_user_cache() == find_user_cache()
+    assert not has_netrc_entry({})

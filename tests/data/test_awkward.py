@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import tarfile
+import unicodedata
 from io import BytesIO
 from pathlib import Path
 
@@ -253,3 +255,37 @@ def test_too_few_pictures_are_refused_without_a_class_of_ours(count: int, tmp_pa
     with pytest.raises(ValueError, match=f"pictures: {count}, expected at least 3") as error:
         TableSource(picture=str(tmp_path / "set"))
     assert "Source" not in str(error.value)
+
+
+def test_names_of_files_in_any_encoding(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, letters in two pieces where the metadata has them in one, headers of old tars."""
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "pieces").mkdir()
+    lines = []
+    for i in range(6):
+        Path(os.fsdecode(os.fsencode(tmp_path / "bytes") + b"/\xe4%d.png" % i)).write_bytes(encoded(picture(i), "PNG"))
+        picture(i).save(tmp_path / "pieces" / unicodedata.normalize("NFD", f"ä{i}.png"))
+        lines.append({"file_name": f"ä{i}.png", "text": f"number {i}"})
+    (tmp_path / "pieces" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for source in (
+        TableSource(picture=str(tmp_path / "bytes"), size=16),
+        TableSource(picture=str(tmp_path / "pieces"), size=16),
+    ):
+        assert sorted(n for split in SPLITS for n in shown(source, split)) == list(range(6))
+    for form, encoding in (
+        (tarfile.USTAR_FORMAT, "latin-1"),
+        (tarfile.GNU_FORMAT, "cp1252"),
+        (tarfile.PAX_FORMAT, "utf-8"),
+    ):
+        folder = tmp_path / f"tar{form}"
+        folder.mkdir()
+        with tarfile.open(folder / "a.tar", "w", format=form, encoding=encoding) as tar:
+            for i in range(6):
+                for name, data in ((f"ä{i}.png", encoded(picture(i), "PNG")), (f"ä{i}.txt", f"number {i}".encode())):
+                    about = tarfile.TarInfo(name)
+                    about.size = len(data)
+                    tar.addfile(about, BytesIO(data))
+        assert write_index(str(folder))["train"] == 6
+        source = TableSource(caption=str(folder), size=16)
+        record = source.record("caption", "train", 0, np.random.default_rng(0))
+        assert record.caption == f"number {number(record.image)}"

@@ -128,6 +128,15 @@ class Bench:
 
     looking = False
 
+    def check_watch(self) -> None:
+        """A look through a link, which the hook has to see: else it would see none later."""
+        (self.work / "link").symlink_to(self.canary / "result.json")
+        (self.work / "link").read_bytes()
+        (self.work / "link").unlink()
+        if not self.looks:
+            raise AssertionError("the canary is not watched")
+        self.looks.clear()
+
     # Spoiling
 
     def choose(self, names: list[Path], rng: Rng) -> Path:
@@ -246,6 +255,7 @@ def try_folders(numbers: range, seed: int) -> Iterator[str]:
         (bench.work / "out").mkdir()
         bench.content = bench.list_content()
         sys.addaudithook(bench.watch)
+        bench.check_watch()
         load_run(bench.good)  # whose memory counts as that of a good folder
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
