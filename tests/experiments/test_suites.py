@@ -170,3 +170,17 @@ def said_folders(folder: Path, arguments: list[str]) -> list[str]:
     code += f"print(*(r.folder for r in plan_suite('mine.yaml', {arguments[1:]!r})), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.split()
+
+
+def test_studies_of_more_tasks_see_the_same_examples_of_each() -> None:
+    """Two, four, seven and ten tasks; and one model for each of four tasks beside joint ones."""
+    runs = plan_suite("tasks", ["training.steps=480"])
+    assert len(runs) == 60
+    steps: dict[int, set[int]] = {}
+    for run in runs:
+        options = dict(o.split("=", 1) for o in run.overrides)
+        steps.setdefault(options["tasks"].count(",") + 1, set()).add(int(options["training.steps"]))
+    assert steps == {2: {240}, 4: {480}, 7: {840}, 10: {1200}}
+    parts = plan_suite("merging", ["training.steps=480"])
+    counts = [sum("," in o for o in run.overrides if o.startswith("tasks=")) for run in parts]
+    assert (len(counts), sum(counts)) == (48, 12)
