@@ -1,6 +1,6 @@
 """Build the shipped picture pack from two npm packages (needs npm's registry, or the two archives already on disk).
 
-    python experiments/base_model/build_emoji.py [--archives FOLDER] [--out mtdiff/assets/emoji]
+    python experiments/base_model/build_emoji.py [archives=FOLDER] [out=mtdiff/assets/emoji] [quality=88]
 
 Pictures: `emoji-datasource-google` 16.0.0 (Noto Emoji, Apache-2.0) and `emoji-datasource-twitter` 16.0.0
 (Twemoji, CC-BY-4.0), 64 px RGBA, without flags and bare components, re-encoded as WebP at quality 88 (alpha lossless).
@@ -10,7 +10,6 @@ The split is made here, once, by *base emoji*: `base_of` strips skin tone, gende
 so that no variant or style of one emoji crosses a split.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -21,6 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from mtdiff.commands.arguments import override_defaults, read_number
+from mtdiff.commands.command import run_command
+
+OUT = Path(__file__).parents[2] / "mtdiff" / "assets" / "emoji"
+DEFAULTS = {"archives": ".", "out": str(OUT), "quality": "88"}
 VERSION = "16.0.0"
 STYLES = {
     "noto": {
@@ -138,10 +142,11 @@ def build(archives: Path, out: Path, quality: int) -> None:
     print(f"{len(entries)} emoji {counts}, {pictures} pictures in each of {len(STYLES)} styles, {size:.2f} MiB")
 
 
+def main(arguments: list[str]) -> None:
+    options = override_defaults(arguments, DEFAULTS)
+    quality = read_number(options, "quality", int, low=0)
+    build(Path(options["archives"]), Path(options["out"]), quality)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--archives", type=Path, default=Path("."), help="folder of the two npm archives")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "mtdiff" / "assets" / "emoji")
-    parser.add_argument("--quality", type=int, default=88)
-    args = parser.parse_args()
-    build(args.archives, args.out, args.quality)
+    run_command(main, __doc__)
