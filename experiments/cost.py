@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     found = count_costs(plain, chosen)
     if latency:
         how = measure_alone(plain, found["dearest_task"], options)
-        found["cost"] |= {k: how.pop(k) for k in ("latency_ms", "peak_memory_mb")}
+        found["cost"] |= {k: how.pop(k) for k in ("latency_ms", "peak_memory_mb", "picture_ms")}
         found["measured"] = how
     print("\n".join(describe_costs(found)))
     if out is not None:

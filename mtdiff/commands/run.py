@@ -100,6 +100,7 @@ def describe_adapter(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def start_result(made: "Experiment", plain: Mapping[str, Any], chosen: Mapping[str, str]) -> "Result":
     """The result of a run before anything is trained: what it is, where it comes from, and what it costs."""
+    from mtdiff.costs.drawing import measure_picture
     from mtdiff.costs.flops import has_source
     from mtdiff.costs.measure import measure_run
     from mtdiff.provenance import provenance
@@ -108,6 +109,7 @@ def start_result(made: "Experiment", plain: Mapping[str, Any], chosen: Mapping[s
     sources = [has_source(task) for task in made.data.tasks.values()]
     with made.phases.start("measure costs"):
         params, cost = measure_run(made.module.denoiser, len(list_compared_tasks(plain)), sources)
+        cost |= measure_picture(made.painter, sources)
     return Result(
         chosen["method"],
         chosen["backbone"],

@@ -75,7 +75,10 @@ class Drawing:
 
     def __call__(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """noisy (K, C, h, w), t (K,) -> prediction (K, C, h, w)."""
-        step = next(self._steps)
+        return self.compute(next(self._steps), noisy, t, condition)
+
+    def compute(self, step: Step, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """As a call, for a step of any kind; one that inherits needs an earlier one of its side that keeps."""
         if step.side == "light":
             assert self._tasks is not None
             condition = replace(condition, task=self._tasks.to(condition.task.device)[condition.task])

@@ -85,6 +85,19 @@ class Cost:
     flops_no_attn: Annotated[float | None, NUMBER_OR_NULL, "the same without the products of attention"]
     latency_ms: Annotated[dict[str, Any], Latency, "of one call"]
     peak_memory_mb: Annotated[float | None, NUMBER_OR_NULL, "of one call; null where the device does not count it"]
+    picture_flops: Annotated[
+        float | None,
+        optional(NUMBER_OR_NULL),
+        "of all steps of one picture, under guidance, inherited features and switching",
+    ]
+    picture_flops_no_attn: Annotated[
+        float | None, optional(NUMBER_OR_NULL), "the same without the products of attention"
+    ]
+    picture_ms: Annotated[
+        float | None,
+        optional(NUMBER_OR_NULL),
+        "median time of each kind of step, summed over the steps of one picture",
+    ]
 
 
 @dataclass(frozen=True)

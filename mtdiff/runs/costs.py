@@ -1,5 +1,6 @@
 """What a configured model costs: parameters, FLOPs and disk on shapes alone, time and memory with random weights."""
 
+import copy
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +9,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from mtdiff.config.schema import construct
+from mtdiff.config.signatures import PACKAGES
 from mtdiff.errors import ConfigError
 from mtdiff.provenance import device_name, versions
 from mtdiff.runs.checks import list_compared_tasks
@@ -27,9 +29,26 @@ def adapt_backbone(backbone: Any, plain: Mapping[str, Any]) -> Any:
     return Denoiser(backbone, construct(plain["method"]), plain["tasks"])
 
 
+def build_painter(backbone: Any, plain: Mapping[str, Any]) -> Any:
+    """A painter of shapes alone, as configured; the other model of `sampling.switch` is on a copy of the backbone."""
+    from mtdiff.config.settings import Sampling
+    from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.adapter import read_light
+    from mtdiff.runs.load import make_painter
+
+    sampling = Sampling(**plain["sampling"])
+    packages = (*PACKAGES, *plain["packages"])
+    about = read_light(sampling.switch, plain, packages, plain["backbone"].get("weights"))
+    light = None
+    if about is not None:
+        light = Denoiser(copy.deepcopy(backbone), construct(about.content["method"]), about.tasks)
+    return make_painter(adapt_backbone(backbone, plain), sampling, light)
+
+
 def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
     """Parameters, FLOPs and disk of the untouched base and of the adapted model."""
     from mtdiff.costs import measure as cost
+    from mtdiff.costs.drawing import count_drawing, describe_drawing
     from mtdiff.costs.flops import count_step_flops, encode_prompt, guide_row, has_source, make_condition
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
@@ -43,16 +62,16 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
     parameters = cost.count_parameters(base)["total"]
     untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).as_dict()}
 
-    denoiser = adapt_backbone(backbone, plain)
+    painter = build_painter(backbone, plain)
+    denoiser = painter.denoiser
     steps = {name: count_step_flops(denoiser, row) for name, row in rows.items()}
     pictures = {}
     for name, row in rows.items():
-        guided = guide_row(row, text, Guidance(**plain["sampling"]["guidance"].get(name, {})))
-        flops = count_step_flops(denoiser, guided).as_dict(plain["sampling"]["steps"])
-        pictures[name] = {"predictions": len(guided), "steps": plain["sampling"]["steps"], **flops}
+        guided = guide_row(row, text, painter.guidance.get(name, Guidance()))
+        pictures[name] = {**describe_drawing(painter, len(guided)), **count_drawing(painter, guided).as_dict()}
     compared = list_compared_tasks(plain)
     dearest = max(steps, key=lambda name: steps[name].total)
-    blank = {"latency_ms": {"median": None, "p95": None}, "peak_memory_mb": None}
+    blank = {"latency_ms": {"median": None, "p95": None}, "peak_memory_mb": None, "picture_ms": None}
     return {
         "schema": 1,
         **{k: chosen[k] for k in ("backbone", "method")},
@@ -84,14 +103,22 @@ def ignore_interrupts() -> None:
 
 def measure_costs(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Time and memory of a step; runs in the new process."""
-    from mtdiff.costs.flops import encode_prompt, has_source, make_condition
-    from mtdiff.costs.measure import Measuring, measure_call
+    from mtdiff.costs.drawing import measure_drawing
+    from mtdiff.costs.flops import device_of, encode_prompt, guide_row, has_source, make_condition
+    from mtdiff.costs.measure import Measuring, materialise, measure_call
+    from mtdiff.model.sampling import Guidance
 
     backbone = build_shapes(plain)
     source = has_source(construct(plain["task"][task]))
     row = make_condition(backbone, encode_prompt(backbone), source, plain["tasks"].index(task))
-    how = Measuring(**options)
-    return {**measure_call(adapt_backbone(backbone, plain), row, how), "device": device_name(how.device)}
+    how, painter = Measuring(**options), build_painter(backbone, plain)
+    found = measure_call(painter.denoiser, row, how)
+    if painter.switch is not None:
+        materialise(painter.switch.light, how.device, how.dtype)
+    guided = guide_row(row, encode_prompt(backbone), painter.guidance.get(task, Guidance()))
+    guided = guided.to(device_of(painter.denoiser.backbone), how.dtype)
+    picture = measure_drawing(painter, guided, how.repeats, how.warmup, float("inf"))
+    return {**found, "picture_ms": picture["median"], "device": device_name(how.device)}
 
 
 def measure_alone(plain: Mapping[str, Any], task: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,14 +150,18 @@ def describe_costs(found: Mapping[str, Any]) -> list[str]:
         f"({cost['flops'] / base['flops'] - 1:+.1%}), dearest task {found['dearest_task']}",
     ]
     for name, flops in found["per_picture"].items():
-        said.append(
-            f"a picture       {name}: {flops['steps']} steps x {flops['predictions']} predictions, {format_tera(flops)}"
-        )
+        steps = f"{flops['steps']} steps x {flops['predictions']} predictions"
+        for what, key in (("inheriting", "inheriting_steps"), ("by the light model", "light_steps")):
+            steps += f", {flops[key]} {what}" if flops[key] else ""
+        said.append(f"a picture       {name}: {steps}, {format_tera(flops)}")
     how = found["measured"]
     if how is not None:
         where = how["device"] + (f", threads: {how['threads']}" if how["threads"] else "")
         latency = cost["latency_ms"]
         said.append(f"latency         median {latency['median']:.1f} ms, p95 {latency['p95']:.1f} ms ({where})")
+        said.append(
+            f"                {cost['picture_ms']:.0f} ms for all steps of a picture of {found['dearest_task']}"
+        )
         peak = "unknown" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:.0f} MB"
         libraries = f", libraries {how['libraries_mb']:.0f} MB of it" if how["libraries_mb"] else ""
         said.append(f"peak memory     {peak} ({how['peak_memory_of']}{libraries})")
