@@ -152,12 +152,12 @@ def linears(backbone: Backbone, kinds: Sequence[SiteKind]) -> Iterator[tuple[Sit
     """The linear layers of every site of some kinds, in their order within the site."""
     for kind in kinds:
         for site in backbone.sites(kind):
-            yield kind, list(_below(site.module, site.name, nn.Linear))
+            yield kind, list(list_below(site.module, site.name, nn.Linear))
 
 
 def fold_linears(backbone: Backbone, task: int) -> None:
     """Put plain layers in place of all adapted ones."""
-    for site in list(_below(backbone.denoiser, "", AdaptedLinear)):
+    for site in list(list_below(backbone.denoiser, "", AdaptedLinear)):
         assert isinstance(site.module, AdaptedLinear)
         site.replace(site.module.fold(task))
 
@@ -168,7 +168,7 @@ def additions(backbone: Backbone) -> list[nn.Parameter]:
     return [p for layer in layers for p in layer.additions()]
 
 
-def _below(root: nn.Module, prefix: str, kind: type[nn.Module]) -> Iterator[Site]:
+def list_below(root: nn.Module, prefix: str, kind: type[nn.Module]) -> Iterator[Site]:
     """Modules of one kind in the order in which they are defined."""
     for name, module in root.named_modules():
         if isinstance(module, kind):

@@ -92,7 +92,7 @@ def resize_images(images: Tensor, side: int) -> Tensor:
     return nn.functional.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
 
 
-def unit(images: Tensor, side: int) -> Tensor:
+def to_unit(images: Tensor, side: int) -> Tensor:
     """Pictures in [-1, 1] -> (B, 3, side, side) in [0, 1]."""
     return (resize_images(images, side).clamp(-1, 1) + 1) / 2
 
@@ -116,7 +116,7 @@ class InstructPix2Pix(PublishedPipeline):
         self.scales = {"guidance_scale": text, "image_guidance_scale": image}
 
     def call(self, batch: Batch, how: dict[str, Any]) -> Tensor:
-        return self.pipeline(batch.prompt, image=unit(batch.source, self.size), **self.scales, **how).images
+        return self.pipeline(batch.prompt, image=to_unit(batch.source, self.size), **self.scales, **how).images
 
 
 class UpscalerX4(PublishedPipeline):
@@ -143,7 +143,7 @@ class UpscalerX4(PublishedPipeline):
         self.scale, self.options = scale, {"guidance_scale": text, "noise_level": noise_level}
 
     def call(self, batch: Batch, how: dict[str, Any]) -> Tensor:
-        small = unit(batch.source, batch.source.shape[-1] // self.scale)
+        small = to_unit(batch.source, batch.source.shape[-1] // self.scale)
         return self.pipeline(batch.prompt, image=small, **self.options, **how).images
 
 
@@ -166,7 +166,7 @@ class Inpainting(PublishedPipeline):
 
     def call(self, batch: Batch, how: dict[str, Any]) -> Tensor:
         mask = nn.functional.interpolate(batch.mask, (self.size, self.size), mode="nearest")
-        given = {"image": unit(batch.source, self.size), "mask_image": mask, "strength": 1.0}
+        given = {"image": to_unit(batch.source, self.size), "mask_image": mask, "strength": 1.0}
         sides = {"height": self.size, "width": self.size}
         return self.pipeline(batch.prompt, **given, **sides, guidance_scale=self.text, **how).images
 

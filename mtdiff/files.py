@@ -42,7 +42,7 @@ def reason(error: BaseException) -> str:
 # Reading
 
 
-def within(folder: Path, name: str) -> Path:
+def resolve_within(folder: Path, name: str) -> Path:
     """The file `name` of a folder. ValueError where it leads out of the folder (`..`, an absolute path, a link)."""
     path = folder / name
     try:
@@ -55,7 +55,7 @@ def within(folder: Path, name: str) -> Path:
 
 def read_bytes(path: Path, most: int = MEGABYTE) -> bytes:
     """The content of an ordinary file that lies where it seems to lie, of at most so many bytes."""
-    within(path.parent, path.name)
+    resolve_within(path.parent, path.name)
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -141,7 +141,7 @@ def children(node: Any) -> Iterable[Any]:
 
 def check_header(path: Path) -> None:
     """Refuse a safetensors file whose header is larger than the file or than any of ours, before it is parsed."""
-    within(path.parent, path.name)
+    resolve_within(path.parent, path.name)
     try:
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
@@ -350,4 +350,4 @@ def check_links(folder: Path) -> None:
         for name in (*folders, *names):
             path = Path(place, name)
             if path.is_symlink():
-                within(folder, str(path.relative_to(folder)))
+                resolve_within(folder, str(path.relative_to(folder)))

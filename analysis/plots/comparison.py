@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from mtdiff.results.render import STYLE, html_body
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
-from mtdiff.results.table import Cell, Column, Line, only
+from mtdiff.results.table import Cell, Column, Line, keep_columns
 from mtdiff.results.variants import methods, options, select_ablation
 
 from .canvas import draw_point, make_panels, say, show_figure, style_line, title_column
@@ -22,7 +22,7 @@ def show_table(study: Study, columns: Sequence[Column] | None = None) -> None:
         say("No results, so there is no table.")
         return
     made = summarise(study.results)
-    body = html_body(made if columns is None else only(made, [c for c in columns if c in made.columns]))
+    body = html_body(made if columns is None else keep_columns(made, [c for c in columns if c in made.columns]))
     display(HTML(f'<style>{STYLE}</style><div style="overflow-x:auto">{body}</div>'))
 
 

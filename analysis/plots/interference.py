@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mtdiff.results.changes import Change, list_changes, yardstick
+from mtdiff.results.changes import Change, find_yardstick, list_changes
 from mtdiff.results.study import Study
 from mtdiff.results.variants import methods
 
@@ -12,7 +12,7 @@ from .canvas import colour_method, draw_point, make_panels, say, show_figure, ti
 
 def draw_gains(study: Study) -> None:
     """Every method on all tasks together against single-task models: who starves, who gains."""
-    against = yardstick(study)
+    against = find_yardstick(study)
     if against is None:
         say("The results hold no single-task model, so there is nothing to hold the others against.")
         return

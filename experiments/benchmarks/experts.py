@@ -51,10 +51,10 @@ class Loop(nn.Module):
 def compare_experts(how: How, turns: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Comparison]:
     """For every size, with one task in the batch and with four. `way` of the case: which of its ways MTU takes there;
     `fused` is the one without any loop, all experts at once."""
-    return [against(*size, tasks, how, turns) for size in sizes for tasks in BATCHES]
+    return [compare_size(*size, tasks, how, turns) for size in sizes for tasks in BATCHES]
 
 
-def against(width: int, tokens: int, tasks: str, how: How, turns: int) -> Comparison:
+def compare_size(width: int, tokens: int, tasks: str, how: How, turns: int) -> Comparison:
     torch.manual_seed(0)
     dense = FeedForward(width).to(how.device)
     routing, embedding, method = Routing(), nn.Embedding(SAMPLES, 64), MTU(experts=EXPERTS)
@@ -71,7 +71,7 @@ def against(width: int, tokens: int, tasks: str, how: How, turns: int) -> Compar
     if way != "at_once":
         layers["mtu"] = fused
     chosen = "fused" if way == "at_once" else "mtu"
-    counts = {"difference": apart(layers, chosen, x)}
+    counts = {"difference": largest_error(layers, chosen, x)}
     trained = [*dense.parameters(), *looped.parameters(), *fused.parameters(), *embedding.parameters()]
     calls = {name: there_and_back(layer, x, back, trained, how) for name, layer in layers.items()}
     bars = [Bar(chosen, "dense", most=1.05), Bar(chosen, "loop", most=1.0), Bar("loop", "dense")]
@@ -89,7 +89,7 @@ def at_once(fused: Experts, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def apart(layers: Mapping[str, Callable[[Tensor], Tensor]], chosen: str, x: Tensor) -> float:
+def largest_error(layers: Mapping[str, Callable[[Tensor], Tensor]], chosen: str, x: Tensor) -> float:
     """The largest difference of the ways to mix the experts from the plain loop."""
     return max(largest_difference(layers[name](x), layers["loop"](x)) for name in {chosen, "fused"})
 

@@ -25,11 +25,11 @@ def compare_folded(base: Backbone, how: How, calls: int, turns: int) -> list[Com
 
     base: left as it is; one of shapes alone gets random weights.
     """
-    untouched = ready(Denoiser(copy.deepcopy(base), Untouched(), list(TAKES)), how)
+    untouched = prepare_network(Denoiser(copy.deepcopy(base), Untouched(), list(TAKES)), how)
     made = []
     for task in TAKES:
-        network = ready(folded_for(base, task), how)
-        made.append(against(untouched, network, base, task, how, calls, turns))
+        network = prepare_network(folded_for(base, task), how)
+        made.append(compare_case(untouched, network, base, task, how, calls, turns))
     return made
 
 
@@ -58,7 +58,7 @@ def moved_mtu(base: Backbone, tasks: Sequence[str]) -> Denoiser:
     return denoiser
 
 
-def ready(denoiser: Denoiser, how: How) -> nn.Module:
+def prepare_network(denoiser: Denoiser, how: How) -> nn.Module:
     """The denoising network on the device, with random weights where it had shapes alone."""
     network = denoiser.backbone.denoiser
     if next(network.parameters()).is_meta:
@@ -66,7 +66,7 @@ def ready(denoiser: Denoiser, how: How) -> nn.Module:
     return network.to(how.device).eval().requires_grad_(False)
 
 
-def against(
+def compare_case(
     base: nn.Module, network: nn.Module, backbone: Backbone, case: str, how: How, calls: int, turns: int
 ) -> Comparison:
     tokens = encode_prompt(backbone).tokens.to(how.device)  # (1, L, D)

@@ -28,10 +28,12 @@ def compare_sampling(
 ) -> list[Comparison]:
     """MTU as it was trained (`mtu`) and folded (`folded`), drawn by our sampler, against the pipeline that an export of
     it would run in. All three draw the same pictures; `difference` says how far they are apart, in [0, 1]."""
-    return [against(base, task, steps, guidance, pictures, how, turns) for task in TAKES]
+    return [compare_task(base, task, steps, guidance, pictures, how, turns) for task in TAKES]
 
 
-def against(base: Backbone, task: str, steps: int, guidance: Scales, pictures: int, how: How, turns: int) -> Comparison:
+def compare_task(
+    base: Backbone, task: str, steps: int, guidance: Scales, pictures: int, how: How, turns: int
+) -> Comparison:
     tasks = list(TAKES)
     batch = examples(base.size, [task] * pictures, tasks).to(how.device)
     noise = first_noise(batch, base.latent_shape, 0).to(how.device)

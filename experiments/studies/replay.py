@@ -19,7 +19,7 @@ from mtdiff.commands.arguments import parse_options, read_packages
 from mtdiff.commands.command import run_command
 from mtdiff.config.schema import check, check_arguments, construct, refuse
 from mtdiff.config.signatures import signature
-from mtdiff.files import read_yaml, shown, within
+from mtdiff.files import read_yaml, resolve_within, shown
 from mtdiff.runs.adapter import about_of, check_flat
 
 NOT_FINITE = 3
@@ -28,7 +28,7 @@ NAME = re.compile(r"step-(\d+)(-rank-\d+)?")
 
 def faults(run: Path) -> list[str]:
     """Names of the faults that a run has kept, in their order."""
-    found = (p.stem for p in within(run, "faults").glob("step-*.json"))
+    found = (p.stem for p in resolve_within(run, "faults").glob("step-*.json"))
     return sorted((n for n in found if NAME.fullmatch(n)), key=lambda n: int(n.split("-")[1]))
 
 
@@ -42,16 +42,18 @@ def chosen(run: Path, wanted: str | None) -> tuple[Path, Path]:
     if wanted is not None and wanted not in names:
         raise refuse("fault", wanted, names)
     step = names[0].split("-")[1]
-    return within(run, f"faults/{wanted or names[0]}.json"), within(run, f"faults/step-{step}-weights.safetensors")
+    return resolve_within(run, f"faults/{wanted or names[0]}.json"), resolve_within(
+        run, f"faults/step-{step}-weights.safetensors"
+    )
 
 
-def rebuilt(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
+def rebuild_module(run: Path, told: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a run as it starts, from its `config.yaml`, and that configuration."""
     from mtdiff.config.settings import Training
     from mtdiff.runs.load import build_denoiser
     from mtdiff.training.module import MultiTaskModule
 
-    path = within(run, "config.yaml")
+    path = resolve_within(run, "config.yaml")
     content = read_yaml(path)
     about = about_of(path, content, **told)
     for key, kind in (("balancing", dict), ("training", dict), ("trainer", dict)):
@@ -88,7 +90,7 @@ def main(arguments: list[str]) -> None:
 
     device = given.get("device", "cpu")
     check_device(device)
-    module, content = rebuilt(run, told)
+    module, content = rebuild_module(run, told)
     precision = given.get("precision", str(content["trainer"].get("precision")))
     if "precision" in given and precision not in ("32-true", *MIXED_DTYPES):
         raise refuse("precision", precision, ("32-true", *MIXED_DTYPES))

@@ -16,7 +16,7 @@ from mtdiff.files import check_folder, shown, write_atomically
 from mtdiff.results.phases import Phases
 from mtdiff.runs.adapter import About, read_about
 from mtdiff.runs.checks import check_constructors
-from mtdiff.runs.lock import alone
+from mtdiff.runs.lock import hold_alone
 
 if TYPE_CHECKING:
     from mtdiff.runs.judging import Trivial
@@ -52,7 +52,7 @@ def merge_runs(given: Mapping[str, str], overrides: Sequence[str], trivial: "Tri
     rule = Rule(given["rule"], scale, density, plain["seed"])  # type: ignore[arg-type]
     check_parts(abouts)
     plain = {**plain, **describe_merged(abouts, plain), "method": make_method(abouts[0].content["method"], len(abouts))}
-    with alone(out):
+    with hold_alone(out):
         merge_in(out, plain, chosen, abouts, rule, choose, trivial)
 
 

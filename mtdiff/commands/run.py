@@ -17,7 +17,7 @@ from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
 from mtdiff.results.phases import Phases
 from mtdiff.runs.checks import check_constructors, list_compared_tasks
-from mtdiff.runs.lock import alone
+from mtdiff.runs.lock import hold_alone
 
 if TYPE_CHECKING:
     from mtdiff.results.record import Result
@@ -75,7 +75,7 @@ def run_once(config: DictConfig, chosen: Mapping[str, str], trivial: "Trivial") 
     if first_process() and (others := list_others(folder)):
         which = f"{len(others)} other files, first {shown(others[0])}"
         print(f"run_dir={shown(folder)}: holds no run but {which}; they stay as they are", file=sys.stderr)
-    with alone(folder):
+    with hold_alone(folder):
         run_in(folder, plain, chosen, trivial)
 
 

@@ -10,7 +10,7 @@ from mtdiff.commands.compose import CONFIGS, check_configuration, compose_run, c
 from mtdiff.commands.report import report_runs
 from mtdiff.commands.run import locate_run
 from mtdiff.errors import ConfigError
-from mtdiff.runs.suite import Planned, budget_steps, distinct, key, load, run_all, without
+from mtdiff.runs.suite import Planned, budget_steps, drop_replaced, key, load, refuse_equal, run_all
 
 
 def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
@@ -19,7 +19,7 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
     known: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
     with composer():
         for run in (run for line in suite.given(overrides) for run in expand_sweep(line)):
-            kept = tuple(without(run, ["seed"]))
+            kept = tuple(drop_replaced(run, ["seed"]))
             if kept not in known:  # composing takes 0.1 s, and most runs differ in the seed alone
                 known[kept] = compose_run(kept)
             composed, chosen = known[kept]
@@ -29,9 +29,9 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
             plain["training"]["steps"] = budget_steps(suite, plain)
             group = [] if plain["logger"]["group"] else [f"logger.group={suite.name}"]
             steps = f"training.steps={plain['training']['steps']}"
-            planned = [*without(run, [steps]), steps, *group]
+            planned = [*drop_replaced(run, [steps]), steps, *group]
             runs.append(Planned(planned, locate_run(plain, chosen), report=plain["report"]))
-    return distinct(suite, runs)
+    return refuse_equal(suite, runs)
 
 
 def run_suite(arguments: Sequence[str], command: Sequence[str]) -> int:

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 from mtdiff.config.drawing import Inherit, Switch
 
 
-def at_least(key: str, value: float, low: float) -> None:
+def check_least(key: str, value: float, low: float) -> None:
     if not low <= value < float("inf"):
         raise ValueError(f"{key}={value}: expected at least {low}{' and finite' if value == float('inf') else ''}")
 
 
-def between(key: str, value: float, low: float, high: float) -> None:
+def check_between(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{key}={value}: expected {low} to {high}")
 
@@ -60,26 +60,26 @@ class Training:
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulate"):
-            at_least(f"training.{key}", getattr(self, key), 1)
+            check_least(f"training.{key}", getattr(self, key), 1)
         for key in ("lr", "weight_decay", "warmup", "workers"):
-            at_least(f"training.{key}", getattr(self, key), 0)
+            check_least(f"training.{key}", getattr(self, key), 0)
         for key in ("sample_every", "validate_every", "save_every"):
             if getattr(self, key) is not None:
-                at_least(f"training.{key}", getattr(self, key), 1)
+                check_least(f"training.{key}", getattr(self, key), 1)
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise ValueError(f"training.temperature={self.temperature}: expected a positive, finite number, or null")
         if self.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
             raise ValueError("training.optimizer=adamw_8bit: needs bitsandbytes, pip install -e '.[8bit]'")
         if self.on_nan not in ("stop", "skip"):
             raise ValueError(f"training.on_nan={self.on_nan}: expected one of stop, skip")
-        between("training.decay", self.decay, 0, 1)
+        check_between("training.decay", self.decay, 0, 1)
         if self.clip is not None:
-            at_least("training.clip", self.clip, 0)
+            check_least("training.clip", self.clip, 0)
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ValueError(f"training.betas={list(self.betas)}: expected at least 0 and less than 1")
         if self.ema_decay is not None:
-            between("training.ema_decay", self.ema_decay, 0, 1)
+            check_between("training.ema_decay", self.ema_decay, 0, 1)
         unknown = set(self.dropout) - {"text", "image", "both"}
         if unknown:
             raise ValueError(f"training.dropout.{min(unknown)}: expected one of text, image, both")
@@ -104,7 +104,7 @@ class Sampling:
     switch: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        between("sampling.steps", self.steps, 1, 1000)
+        check_between("sampling.steps", self.steps, 1, 1000)
         if self.inherit is not None:
             Inherit.read(self.inherit)
         if self.switch is not None:
@@ -132,10 +132,10 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least("evaluation.per_task", self.per_task, 2)
-        at_least("evaluation.batch_size", self.batch_size, 1)
-        at_least("evaluation.validation_per_task", self.validation_per_task, 1)
-        at_least("evaluation.seed", self.seed, 0)
+        check_least("evaluation.per_task", self.per_task, 2)
+        check_least("evaluation.batch_size", self.batch_size, 1)
+        check_least("evaluation.validation_per_task", self.validation_per_task, 1)
+        check_least("evaluation.seed", self.seed, 0)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class SteadyLoader:
             batches, handler = self._batches(number)
             while True:
                 try:
-                    with heard(handler):
+                    with hear_deaths(handler):
                         batch = next(batches)
                 except (RuntimeError, OSError, EOFError) as error:
                     if self.how.get("num_workers", 0) == 0 or not tells_of_death(error):
@@ -85,7 +85,7 @@ def tells_of_death(error: Exception) -> bool:
 
 
 @contextmanager
-def heard(handler: Any) -> Iterator[None]:
+def hear_deaths(handler: Any) -> Iterator[None]:
     """A worker's death raises in here, where it can be answered, and not wherever training happens to be.
 
     torch's handler of SIGCHLD would raise at any point of the program. Elsewhere a death is not noticed; it is found

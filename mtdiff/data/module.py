@@ -46,8 +46,8 @@ class MixtureModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.tasks, self.position, self._step = _check_names(tasks), 0, 0
-        self.batch_size, self.workers = _whole("batch_size", batch_size, 1), _whole("workers", workers, 0)
-        _whole("test_per_task", test_per_task, 1), _whole("validation_per_task", validation_per_task, 1)
+        self.batch_size, self.workers = _check_whole("batch_size", batch_size, 1), _check_whole("workers", workers, 0)
+        _check_whole("test_per_task", test_per_task, 1), _check_whole("validation_per_task", validation_per_task, 1)
         shares, run = _weights(weights or {}, self.tasks), list(self.tasks.values())
         buckets, self.source = source.buckets(), source
         counts = cycle_counts if temperature is None else fine_counts
@@ -141,7 +141,7 @@ def _weights(weights: Mapping[str, float], tasks: Mapping[str, Task]) -> list[fl
     return [weights.get(name, 1.0) for name in tasks]
 
 
-def _whole(name: str, value: int, least: int) -> int:
+def _check_whole(name: str, value: int, least: int) -> int:
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: expected a whole number from {least}")
     return value

@@ -105,7 +105,7 @@ class CaptionSimilarity(ClipMeasure):
         columns = zip(batch.target_caption, batch.prompt, sourceless, strict=True)
         texts = [caption or (prompt if alone else "") for caption, prompt, alone in columns]
         scores = clip_score(parts(self.clip.images, outputs), parts(self.clip.texts, texts))
-        return _where([bool(t) for t in texts], scores)
+        return _blank_where([bool(t) for t in texts], scores)
 
 
 class Directional(ClipMeasure):
@@ -116,7 +116,7 @@ class Directional(ClipMeasure):
         texts = (parts(self.clip.texts, x) for x in (batch.source_caption, batch.target_caption))
         scores = directional_similarity(*pictures, *texts)
         columns = zip(_whole_source(batch), batch.source_caption, batch.target_caption, strict=True)
-        return _where([whole and "" != a != b != "" for whole, a, b in columns], scores)
+        return _blank_where([whole and "" != a != b != "" for whole, a, b in columns], scores)
 
 
 class DirectionalImage(ClipMeasure):
@@ -126,14 +126,14 @@ class DirectionalImage(ClipMeasure):
         embedded = (parts(self.clip.images, x) for x in (batch.source, batch.target, outputs))
         changed = (batch.target - batch.source).abs().flatten(1).amax(1) > 1 / 255
         applies = [a and b for a, b in zip(_whole_source(batch), changed.tolist(), strict=True)]
-        return _where(applies, directional_image_similarity(*embedded))
+        return _blank_where(applies, directional_image_similarity(*embedded))
 
 
 def _whole_source(batch: Batch) -> list[bool]:
     return (~batch.mask.bool().flatten(1).any(1)).tolist()
 
 
-def _where(applies: Sequence[bool], scores: Tensor) -> Tensor:
+def _blank_where(applies: Sequence[bool], scores: Tensor) -> Tensor:
     return torch.where(torch.tensor(applies), scores.double(), math.nan)
 
 

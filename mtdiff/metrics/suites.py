@@ -67,7 +67,7 @@ class Published(Suite):
     def __post_init__(self) -> None:
         _one_of("metrics.lpips", self.lpips, Net)
         _one_of("metrics.clip_preparation", self.clip_preparation, Preparation)
-        missing = [need.missing() for need in self.needs if not need.here()]
+        missing = [need.missing() for need in self.needs if not need.is_here()]
         if missing and weights.offline():
             raise weights.unobtainable_error(missing)
 

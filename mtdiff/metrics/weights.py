@@ -51,7 +51,7 @@ class Need(ABC):
     """Weights of one network."""
 
     @abstractmethod
-    def here(self) -> bool:
+    def is_here(self) -> bool:
         """Whether they are on this machine."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class File(Need):
     def place(self) -> Path:
         return hub_folder() / self.name if self.path is None else self.path
 
-    def here(self) -> bool:
+    def is_here(self) -> bool:
         return self.place.is_file()
 
     def missing(self) -> str:
@@ -96,7 +96,7 @@ class File(Need):
         return digest.hexdigest().startswith(self.sha256)
 
     def obtain(self) -> Path:
-        if not self.here():
+        if not self.is_here():
             self._download()
         if self.path is None and not self.genuine(self.place):
             raise ValueError(
@@ -146,7 +146,7 @@ class Clip(Need):
         """A folder that is there, or what can be no repository: those are `owner/name`."""
         return Path(self.weights).expanduser().is_dir() or self.weights.count("/") != 1 or self.weights[0] in "./~"
 
-    def here(self) -> bool:
+    def is_here(self) -> bool:
         return self._find_cached() is not None
 
     def missing(self) -> str:

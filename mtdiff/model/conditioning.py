@@ -50,13 +50,13 @@ class Dropout:
         no_image = (u >= self.text) & (u < self.text + self.image + self.both)
         return replace(
             condition,
-            text=_where(no_text, empty.tokens, condition.text),
-            extra={k: _where(no_text, empty.extra[k], v) for k, v in condition.extra.items()},
-            source=_where(no_image, torch.zeros_like(condition.source[:1]), condition.source),
-            mask=_where(no_image, torch.ones_like(condition.mask[:1]), condition.mask),
+            text=_replace_rows(no_text, empty.tokens, condition.text),
+            extra={k: _replace_rows(no_text, empty.extra[k], v) for k, v in condition.extra.items()},
+            source=_replace_rows(no_image, torch.zeros_like(condition.source[:1]), condition.source),
+            mask=_replace_rows(no_image, torch.ones_like(condition.mask[:1]), condition.mask),
         )
 
 
-def _where(rows: Tensor, replacement: Tensor, value: Tensor) -> Tensor:
+def _replace_rows(rows: Tensor, replacement: Tensor, value: Tensor) -> Tensor:
     """Replace the rows of `value` where `rows` (B,) is true by the one row of `replacement`."""
     return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), replacement, value)

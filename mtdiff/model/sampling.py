@@ -53,7 +53,7 @@ class Guided:
         return torch.zeros_like(x).index_add_(0, self.sample, weighted)
 
 
-def unconditional(condition: Condition, empty: Text) -> tuple[Condition, Condition]:
+def drop_conditions(condition: Condition, empty: Text) -> tuple[Condition, Condition]:
     """Return the conditions (0, 0) and (I, 0). empty: the encoded empty prompt, one row."""
     n = len(condition)
     text = {
@@ -71,7 +71,7 @@ def guide(condition: Condition, empty: Text, scales: list[Guidance]) -> Guided:
     text = torch.tensor([s.text for s in scales], dtype=torch.float32)
     weights = torch.cat([1 - image, image - text, text])  # (3B,), in the order (0,0), (I,0), (I,T)
     rows = weights.nonzero().flatten()
-    nothing, image_only = unconditional(condition, empty)
+    nothing, image_only = drop_conditions(condition, empty)
     stacked = Condition.cat([nothing, image_only, condition])
     device = condition.source.device
     sample = (rows % len(condition)).to(device)

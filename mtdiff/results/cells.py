@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mtdiff.results.grouping import Key
 from mtdiff.results.intervals import Interval, seed_interval
-from mtdiff.results.protocol import Protocol, protocol, unlike
+from mtdiff.results.protocol import Protocol, describe_protocol_gap, protocol
 from mtdiff.results.record import RUN, Result, Row
 from mtdiff.results.table import Cell, Column, Cost, Line
 
@@ -24,7 +24,9 @@ def summarise_cell(column: Column, runs: Sequence[Result], rule: Protocol) -> Ce
     gaps = [describe_stop(run) for run in concerned if run.status != "complete"]
     complete = [run for run in concerned if run.status == "complete"]
     alike = [run for run in complete if protocol(run, column.task) == rule]
-    gaps += list(dict.fromkeys(unlike(protocol(run, column.task), rule) for run in complete if run not in alike))
+    gaps += list(
+        dict.fromkeys(describe_protocol_gap(protocol(run, column.task), rule) for run in complete if run not in alike)
+    )
     by_seed = {run.seed: row for run in alike for row in select_rows(column, [run], RUN)}
     rows = select_rows(column, alike, RUN)
     values = [row for row in rows if row.value is not None]

@@ -65,7 +65,7 @@ def select_single(study: Study, method: str) -> list[Run]:
     ]
 
 
-def yardstick(study: Study) -> str | None:
+def find_yardstick(study: Study) -> str | None:
     """The method of the single-task models that all others are held against: the one that trains most."""
     alone = [run for run in study.complete if len(run.result.tasks) == 1]
     return max(alone, key=lambda run: run.result.params["trainable"] or 0).result.method if alone else None

@@ -45,14 +45,14 @@ def protocol(result: Result, task: str) -> Protocol:
     return {"data": result.data, **found, **versions}
 
 
-def commonest(results: Sequence[Result], task: str) -> Protocol:
+def find_commonest(results: Sequence[Result], task: str) -> Protocol:
     """The protocol that most complete results of a task share; the first of equally frequent ones."""
     found = [protocol(r, task) for r in results if r.status == "complete" and any(x.task == task for x in r.rows)]
     counts = Counter(repr(sorted(p.items())) for p in found)
     return next((p for p in found if counts[repr(sorted(p.items()))] == max(counts.values())), {})
 
 
-def unlike(found: Protocol, rule: Protocol) -> str:
+def describe_protocol_gap(found: Protocol, rule: Protocol) -> str:
     """Why a number does not belong into the column, in one line."""
     keys = [k for k in dict.fromkeys([*found, *rule]) if found.get(k) != rule.get(k)]
     return "judged otherwise: " + ", ".join(f"{k}={found.get(k)} instead of {rule.get(k)}" for k in keys)

@@ -10,7 +10,7 @@ from mtdiff.results.record import Direction
 from mtdiff.results.table import Cell, Column, Line
 
 
-def worse_for_sure(cell: Interval, best: Interval, direction: Direction) -> bool | None:
+def is_surely_worse(cell: Interval, best: Interval, direction: Direction) -> bool | None:
     """Does the interval of the difference leave out zero? None where an interval is missing.
 
     The two intervals are joined as independent ones (Zou & Donner, Statistics in Medicine 2008). On shared examples
@@ -54,4 +54,4 @@ def is_worse(cell: Cell, best: Cell, direction: Direction) -> bool | None:
         return found.p < 0.05
     assert cell.interval is not None
     assert best.interval is not None
-    return worse_for_sure(cell.interval, best.interval, direction)
+    return is_surely_worse(cell.interval, best.interval, direction)

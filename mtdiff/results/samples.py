@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtdiff.files import MEGABYTE, read_bytes, read_json, shown, within
+from mtdiff.files import MEGABYTE, read_bytes, read_json, resolve_within, shown
 from mtdiff.pictures import open_picture, to_rgb
 
 NAME = re.compile(r"\w[\w.+-]{0,99}", re.ASCII)
@@ -30,7 +30,7 @@ def find_sample(result: Path, task: str, names: tuple[str, ...]) -> Path | None:
     if not NAME.fullmatch(task):
         raise ValueError(f"{result}: tasks={shown(task)}: expected a name of letters, digits and `_.+-`")
     for name in names:
-        place = within(result.parent, name)
+        place = resolve_within(result.parent, name)
         if place.is_symlink() or place.exists():
             return place
     return None

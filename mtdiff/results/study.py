@@ -12,7 +12,7 @@ from typing import Any
 
 from mtdiff.results.find import Found, find
 from mtdiff.results.grouping import is_volatile
-from mtdiff.results.protocol import commonest, every_option, protocol, unlike
+from mtdiff.results.protocol import describe_protocol_gap, every_option, find_commonest, protocol
 from mtdiff.results.record import Result, Row
 from mtdiff.results.samples import find_grid
 from mtdiff.results.table import Column
@@ -147,13 +147,15 @@ def describe_difference(found: Result, rule: Result) -> str:
 def blank_odd_rows(runs: Sequence[Run]) -> list[Run]:
     """The same runs; rows that were judged otherwise than most of their task lose their value and say so."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.result.tasks))
-    rules = {task: commonest([run.result for run in runs], task) for task in tasks}
+    rules = {task: find_commonest([run.result for run in runs], task) for task in tasks}
 
     def blank_if_odd(result: Result, row: Row) -> Row:
         found = protocol(result, row.task)
         if row.value is None or found == rules[row.task]:
             return row
-        return replace(row, value=None, low=None, high=None, values=None, reason=unlike(found, rules[row.task]))
+        return replace(
+            row, value=None, low=None, high=None, values=None, reason=describe_protocol_gap(found, rules[row.task])
+        )
 
     kept = [[blank_if_odd(run.result, row) for row in run.result.rows] for run in runs]
     return [replace(run, result=replace(run.result, rows=rows)) for run, rows in zip(runs, kept, strict=True)]

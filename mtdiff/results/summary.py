@@ -6,7 +6,7 @@ from dataclasses import replace
 from mtdiff.results.cells import list_references, mean_cost, samples_per_task, summarise_cell
 from mtdiff.results.find import Found
 from mtdiff.results.grouping import group_results, label_lines
-from mtdiff.results.protocol import commonest
+from mtdiff.results.protocol import find_commonest
 from mtdiff.results.ranking import rank_lines
 from mtdiff.results.record import Result
 from mtdiff.results.table import Cell, Column, Cost, Line, Table
@@ -30,7 +30,7 @@ def summarise(results: Sequence[Result]) -> Table:
     tasks = list(dict.fromkeys(column.task for column in columns))
     columns.sort(key=lambda column: tasks.index(column.task))
     groups = group_results(results)
-    rules = {task: commonest(results, task) for task in tasks}
+    rules = {task: find_commonest(results, task) for task in tasks}
     labels, notes = label_lines(groups)
     lines = [
         Line(labels[k], [summarise_cell(c, runs, rules[c.task]) for c in columns], mean_cost(runs), runs=runs)

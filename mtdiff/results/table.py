@@ -72,7 +72,7 @@ class Table:
     notes: list[str]
 
 
-def only(table: Table, columns: Sequence[Column]) -> Table:
+def keep_columns(table: Table, columns: Sequence[Column]) -> Table:
     """The table with some of its columns, in that order."""
     places = [table.columns.index(column) for column in columns]
     lines = [replace(line, cells=[line.cells[k] for k in places]) for line in table.lines]

@@ -6,7 +6,7 @@ from pathlib import Path
 from mtdiff.config.schema import refuse
 from mtdiff.files import write_atomically
 from mtdiff.results.render import Aside, html, latex, markdown
-from mtdiff.results.table import Table, only
+from mtdiff.results.table import Table, keep_columns
 
 
 def select_columns(table: Table, names: Sequence[str]) -> Table:
@@ -15,7 +15,7 @@ def select_columns(table: Table, names: Sequence[str]) -> Table:
     for name in names:
         if name not in there:
             raise refuse("columns", name, list(there))
-    return only(table, [there[name] for name in names] or table.columns)
+    return keep_columns(table, [there[name] for name in names] or table.columns)
 
 
 def write_tables(table: Table, asides: Sequence[Aside], stem: str) -> Iterator[Path]:

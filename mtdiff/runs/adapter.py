@@ -17,7 +17,7 @@ from mtdiff.config.defaults import fill_defaults
 from mtdiff.config.schema import check, check_arguments
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES, signature
-from mtdiff.files import check_header, read_json, shown, within
+from mtdiff.files import check_header, read_json, resolve_within, shown
 from mtdiff.runs.checks import BUILT_IN, check_sizes, check_tasks
 
 KEYS = {"method": dict, "backbone": dict, "task": dict, "tasks": list, "sampling": dict}
@@ -68,7 +68,7 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
         if str(folder) not in own:
             raise ValueError(f"{option}={shown(folder)}: no such folder, nor a shipped adapter ({', '.join(own)})")
         folder = own[str(folder)]
-    path = within(folder, "adapter.json")
+    path = resolve_within(folder, "adapter.json")
     if not path.exists():
         raise ValueError(f"{path}: no such file, so this is not a finished run")
     return about_of(path, read_json(path), packages, base)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def hold_alone(folder: Path) -> Iterator[None]:
     """Make the folder and hold it alone while the context lasts. InUse names the process that has it.
 
     A POSIX record lock: the kernel drops it with its process, however that dies, and loader workers do not inherit it.
@@ -42,7 +42,7 @@ def wait_for(folder: Path) -> None:
     """Return when no process holds the folder."""
     while True:
         try:
-            with alone(folder):
+            with hold_alone(folder):
                 return
         except InUse:
             time.sleep(0.2)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.stable_diffusion import StableDiffusion
 from mtdiff.config.settings import Sampling
-from mtdiff.files import check_header, read_json, shown, within
+from mtdiff.files import check_header, read_json, resolve_within, shown
 from mtdiff.methods.base import Method
 from mtdiff.methods.layout import ChannelConcat, Layout
 from mtdiff.methods.untouched import TargetAlone, Untouched
@@ -118,8 +118,8 @@ def find_weights(folder: Path) -> Path:
     """The file of tensors in an adapter folder, whose header is of a size that may be read."""
     if not folder.is_dir():
         raise ValueError(f"adapter={shown(folder)}: no such folder")
-    of_peft = within(folder, SETTINGS).exists()
-    path = within(folder, OF_PEFT if of_peft else OF_DIFFUSERS)
+    of_peft = resolve_within(folder, SETTINGS).exists()
+    path = resolve_within(folder, OF_PEFT if of_peft else OF_DIFFUSERS)
     if not of_peft and not path.exists():
         raise ValueError(
             f"adapter={shown(folder)}: holds neither {SETTINGS} (of peft) nor {OF_DIFFUSERS} (of diffusers)"

@@ -44,7 +44,7 @@ class Suite:
                 raise ConfigError(f"{override}: every run of suite {self.name} has a folder of its own")
             if key(override) in self.compared:
                 raise ConfigError(f"{override}: suite {self.name} compares values of `{key(override)}`; write your own")
-        return [[*without(line, overrides), *overrides] for line in self.lines]
+        return [[*drop_replaced(line, overrides), *overrides] for line in self.lines]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load(name: str, folder: Path) -> Suite:
     own = [words(f"suite {path.stem}, runs[{i}]", line) for i, line in enumerate(lines)]
     keys = {key(override) for line in own for override in line}
     compared = frozenset(name for name in keys if not name.startswith("evaluation."))  # how runs are judged is free
-    return Suite(path.stem, [[*without(common, line), *line] for line in own], equal, compared)
+    return Suite(path.stem, [[*drop_replaced(common, line), *line] for line in own], equal, compared)
 
 
 def words(where: str, line: object) -> list[str]:
@@ -95,7 +95,7 @@ def key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def without(line: Sequence[str], replaced: Sequence[str]) -> list[str]:
+def drop_replaced(line: Sequence[str], replaced: Sequence[str]) -> list[str]:
     """The overrides whose keys are not among those of `replaced`."""
     keys = {key(override) for override in replaced}
     return [override for override in line if key(override) not in keys]
@@ -121,7 +121,7 @@ def budget_steps(suite: Suite, plain: Mapping[str, Any]) -> int:
     return round(wanted)
 
 
-def distinct(suite: Suite, planned: Sequence[Planned]) -> list[Planned]:
+def refuse_equal(suite: Suite, planned: Sequence[Planned]) -> list[Planned]:
     """The runs themselves, or a ConfigError where two of them are the same."""
     seen: dict[Path, Planned] = {}
     for run in planned:

@@ -15,7 +15,7 @@ import pytest
 from little_study import ODD, TASKS, pictures, result, write
 from PIL import Image
 
-from mtdiff.results.changes import difference, list_changes, yardstick
+from mtdiff.results.changes import difference, find_yardstick, list_changes
 from mtdiff.results.find import find
 from mtdiff.results.record import Result, Row
 from mtdiff.results.study import Run, Study, read
@@ -225,7 +225,7 @@ def test_differences_are_paired_and_turned() -> None:
 
 def test_company_is_held_against_the_task_alone(runs: Path) -> None:
     study = read(f"{runs}/*/result.json")
-    assert yardstick(study) == "finetune"
+    assert find_yardstick(study) == "finetune"
     found = {(c.tasks, c.task): c for c in list_changes(study, "mtu", "mtu")}
     assert found[TASKS[:2], "edit"].seeds == 2
     assert found[TASKS, "inpaint"].interval is None
@@ -234,7 +234,7 @@ def test_company_is_held_against_the_task_alone(runs: Path) -> None:
 
 def test_studies_without_results_are_empty() -> None:
     empty = Study([])
-    assert (empty.columns, empty.tasks, methods(empty), yardstick(empty)) == ([], [], [], None)
+    assert (empty.columns, empty.tasks, methods(empty), find_yardstick(empty)) == ([], [], [], None)
 
 
 # Collecting

@@ -14,7 +14,7 @@ import pytest
 from mtdiff.commands.build import has_netrc_entry
 from mtdiff.commands.run import list_others
 from mtdiff.files import find_user_cache
-from mtdiff.runs.lock import alone
+from mtdiff.runs.lock import hold_alone
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
@@ -90,7 +90,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
     small += ["trainer.accelerator=cpu", "tasks=[edit]", "method=ia3", "progress=false"]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").touch()
-    with alone(tmp_path / "b"):
+    with hold_alone(tmp_path / "b"):
         done = start("experiments/run.py", "-m", "run_dir=a,b,c", *small, place=tmp_path)
     assert "run_dir=a: holds no run but 1 other files, first notes.txt; they stay as they are" in done.stderr
     assert done.returncode == 75, done.stderr
@@ -103,7 +103,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
     done = start("experiments/run.py", "run_dir=refused", "data.size=63", "tasks=[edit]", place=tmp_path)
     assert done.returncode == 2
     assert not (tmp_path / "refused").exists()
-    with alone(tmp_path / "kept"):
+    with hold_alone(tmp_path / "kept"):
         (tmp_path / "kept" / "file").touch()
     assert (tmp_path / "kept" / "file").exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.experts import Loop, against
+from benchmarks.experts import Loop, compare_size
 from benchmarks.folded import compare_folded
 from benchmarks.timing import Bar, Comparison, How, take_turns
 from tiny import tiny_unet
@@ -127,7 +127,7 @@ def test_large_samples_are_measured_the_way_they_go(monkeypatch: pytest.MonkeyPa
     """`fused` beside what MTU takes on a CPU; here large begins at nothing."""
     monkeypatch.setattr(layer, "LARGE", 0)
     for tokens, way in ((128, "by_sample"), (64, "by_expert")):
-        found = against(32, tokens, "four tasks", QUICK, 1)
+        found = compare_size(32, tokens, "four tasks", QUICK, 1)
         assert found.case.endswith(way)
         assert list(found.seconds) == ["dense", "loop", "fused", "mtu"]
         assert found.counts["difference"] < 1e-5

@@ -161,7 +161,7 @@ def test_a_file_is_downloaded_once_and_checked(caches: Path) -> None:
     (caches / "there").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     file = weights.File("key", "there", f"file://{caches}/there", digest[:8])
-    assert not file.here()
+    assert not file.is_here()
     place = file.obtain()
     assert place == caches / "torch" / "hub" / "checkpoints" / "there"
     assert place.read_bytes() == b"weights"
@@ -189,7 +189,7 @@ def test_clip_is_found_in_the_hugging_face_cache(caches: Path, places: Path, rev
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(weights.CLIP_REVISION)
     need = weights.Clip(weights.CLIP, revision)
-    assert not need.here()
+    assert not need.is_here()
     for file in (places / "clip").iterdir():
         (snapshot / file.name).symlink_to(file)
     assert need.obtain() == snapshot

@@ -22,7 +22,7 @@ from mtdiff.results.encoding import strip_machine, write_lines
 from mtdiff.results.find import find
 from mtdiff.results.intervals import Interval
 from mtdiff.results.paired import compare_paired
-from mtdiff.results.ranking import worse_for_sure
+from mtdiff.results.ranking import is_surely_worse
 from mtdiff.results.record import Result, Row, describe_schema
 from mtdiff.results.summary import summarise
 from mtdiff.results.table import Cell, Column
@@ -84,7 +84,7 @@ def test_the_keys_are_the_documented_ones(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "r.json").read_text())
     expected = (
         "schema status method backbone data tasks seed config git versions device steps samples_seen "
-        "seconds params cost rows method_report error"
+        "seconds params cost rows method_report starvation parts error"
     )
     assert set(content) == set(expected.split())
     assert set(content["cost"]) == {"flops", "flops_no_attn", "latency_ms", "peak_memory_mb"}
@@ -433,9 +433,9 @@ def test_intervals_join_as_independent_ones() -> None:
     edge = math.sqrt(2)
     for gap, expected in ((edge - 0.01, False), (edge + 0.01, True)):
         lower, higher = Interval(10 - gap, 9 - gap, 11 - gap), Interval(10 + gap, 9 + gap, 11 + gap)
-        assert worse_for_sure(lower, best, "higher") is expected
-        assert worse_for_sure(higher, best, "lower") is expected
-    assert worse_for_sure(Interval(3.0), best, "higher") is None
+        assert is_surely_worse(lower, best, "higher") is expected
+        assert is_surely_worse(higher, best, "lower") is expected
+    assert is_surely_worse(Interval(3.0), best, "higher") is None
 
 
 def test_what_makes_runs_incomparable_is_said() -> None:

@@ -27,7 +27,7 @@ from baselines.trivial import trivial
 from mtdiff.commands.compose import compose_run, composer
 from mtdiff.commands.run import run_once
 from mtdiff.errors import RunError
-from mtdiff.runs.lock import alone
+from mtdiff.runs.lock import hold_alone
 from mtdiff.training.checkpoints import KEPT, WholeFiles, is_whole, list_checkpoints, prune_checkpoints
 
 NOWHERE = "/proc/nowhere"  # where nobody can write, not even root
@@ -86,7 +86,7 @@ def test_a_run_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
-    with caplog.at_level(logging.WARNING), alone(tmp_path / "run"):
+    with caplog.at_level(logging.WARNING), hold_alone(tmp_path / "run"):
         (tmp_path / "run" / "file").touch()
     (record,) = caplog.records
     assert "cannot be locked" in record.message

@@ -20,7 +20,7 @@ from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, tr
 
 from mtdiff.data.loader import tells_of_death
 from mtdiff.errors import InUse
-from mtdiff.runs.lock import alone, wait_for
+from mtdiff.runs.lock import hold_alone, wait_for
 from mtdiff.training.checkpoints import (
     find_newest,
     is_whole,
@@ -313,12 +313,15 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InUse, match=rf"run_dir=.*: in use by process {holder.pid} on \S+$"), alone(tmp_path / "run"):
+    with (
+        pytest.raises(InUse, match=rf"run_dir=.*: in use by process {holder.pid} on \S+$"),
+        hold_alone(tmp_path / "run"),
+    ):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     wait_for(tmp_path / "run")
-    with alone(tmp_path / "run"):
+    with hold_alone(tmp_path / "run"):
         assert str(os.getpid()) in (tmp_path / "run" / ".lock").read_text()
     assert not (tmp_path / "run" / ".lock").exists()
 
@@ -326,7 +329,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"run_dir=.*file/run: cannot be written \(Not a directory\)"):  # noqa: SIM117
-        with alone(tmp_path / "file" / "run"):
+        with hold_alone(tmp_path / "file" / "run"):
             pass
 
 
@@ -336,5 +339,5 @@ def test_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("mtdiff.runs.lock.os.open", refuse)
     with pytest.raises(ValueError, match=r"run_dir=.*/run: cannot be written \(Read-only file system\)"):  # noqa: SIM117
-        with alone(tmp_path / "run"):
+        with hold_alone(tmp_path / "run"):
             pass

@@ -31,11 +31,11 @@ from mtdiff.commands.compose import compose_run, composer
 from mtdiff.commands.run import refuse_another, run_once
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
-from mtdiff.files import hold_folder, read_json, read_yaml, within, write_atomically
+from mtdiff.files import hold_folder, read_json, read_yaml, resolve_within, write_atomically
 from mtdiff.pictures import load_picture
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
-from mtdiff.runs.lock import alone
+from mtdiff.runs.lock import hold_alone
 from mtdiff.runs.model import Model
 from mtdiff.training.callbacks import save_grid
 from mtdiff.training.checkpoints import WholeFiles
@@ -360,7 +360,7 @@ WRITERS: dict[str, tuple[list[str], Callable[[Path], object]]] = {
         lambda run: WholeFiles().save_checkpoint({"step": 1}, run / "checkpoints" / "step-00000001.ckpt"),
     ),
     "fault": (["faults", "faults/step-1.safetensors"], lambda run: keep(run / "faults" / "step-1.json", {}, BLANK)),
-    "lock": ([".lock"], lambda run: alone(run).__enter__()),
+    "lock": ([".lock"], lambda run: hold_alone(run).__enter__()),
     "W&B": (["wandb"], lambda run: hold_folder(run, "wandb").__enter__()),
 }
 
@@ -430,7 +430,7 @@ def test_a_result_is_not_read_through_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../up.json", "/etc/passwd", "down/../../up.json"])
 def test_a_file_is_within_its_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\A[^\n]*leads out of its folder[^\n]*\Z"):
-        within(tmp_path, name)
+        resolve_within(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["adapter.json", "adapter.safetensors"])

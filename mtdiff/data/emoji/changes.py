@@ -117,11 +117,11 @@ def changes(pack: Pack, split: Split, known: Collection[str] = ()) -> dict[str, 
         if fits:
             found[change.kind].append(change)
     for kind in COMPOSED:
-        found[kind] = [Change(kind, e, e) for e in nameable(pack)]
+        found[kind] = [Change(kind, e, e) for e in list_nameable(pack)]
     return found
 
 
-def nameable(pack: Pack) -> list[Emoji]:
+def list_nameable(pack: Pack) -> list[Emoji]:
     """The emoji that are added, removed, replaced and moved: training emoji, in held-out combinations when tested."""
     return [e for e in pack.of("train") if len(e.name.split()) <= NAMED]
 

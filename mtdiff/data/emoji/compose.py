@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mtdiff.data.emoji.pack import Emoji, Portrait, combination, unheld
+from mtdiff.data.emoji.pack import Emoji, Portrait, combination, is_free
 from mtdiff.data.emoji.scenes import (
     COLOURS,
     PLACES,
@@ -43,13 +43,13 @@ CLASSES: dict[int, list[tuple[str, ...]]] = {
 }
 
 
-def _apart(a: str, b: str) -> bool:
+def _are_apart(a: str, b: str) -> bool:
     """Whether two places lie at opposite edges along some axis."""
     return any(abs(p - q) == 2 for p, q in zip(PLACES[a], PLACES[b], strict=True))
 
 
 LAYOUTS = {
-    n: [places for places in combinations(PLACES, n) if all(_apart(a, b) for a, b in combinations(places, 2))]
+    n: [places for places in combinations(PLACES, n) if all(_are_apart(a, b) for a, b in combinations(places, 2))]
     for n in (1, 2, 3)
 }
 
@@ -136,7 +136,7 @@ class Fits:
             return False
         if self.held and combination(self.bases[0], base) != self.split:
             return False
-        return unheld([*self.bases, base], self.split)
+        return is_free([*self.bases, base], self.split)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Composer:
         u, coloured = rng.random(), [t for t in tones if t]
         return "" if not coloured or u < self.plain_tone else choose(coloured, rng)
 
-    def single(self, main: Portrait, rng: np.random.Generator) -> Scene:
+    def make_single(self, main: Portrait, rng: np.random.Generator) -> Scene:
         if rng.random() < self.white:
             return canonical(main)
         spot = centre_spot(SINGLE[0] + (SINGLE[1] - SINGLE[0]) * rng.random())
@@ -170,7 +170,7 @@ class Composer:
         items = [Item(*both) for both in zip(portraits, spots, strict=True)]
         return Scene(portraits[0].style, tuple(shuffle_options(items, rng)), random_background(rng))
 
-    def company(
+    def choose_company(
         self,
         main: Portrait,
         count: int,

@@ -155,9 +155,9 @@ class Editor:
         nameable = known is None or set(words(name)) <= set(known)
         called = rng.random() < 0.5
         if not nameable or rng.random() < self.alone:
-            before, it = self.composer.single(source, rng), f"the {name}" if nameable and called else "it"
+            before, it = self.composer.make_single(source, rng), f"the {name}" if nameable and called else "it"
         else:
-            before, it = self._among(source, target, split, rng), f"the {name}"
+            before, it = self._place_among(source, target, split, rng), f"the {name}"
         return Edit(before, replace_portrait(before, source, target), fill(template, it, **_slots(change, target)))
 
     def _portraits(self, change: Change, style: str, rng: np.random.Generator) -> tuple[Portrait, Portrait]:
@@ -174,13 +174,13 @@ class Editor:
         tone = self.composer.tone([t for t in change.source.tones if t in change.target.tones], rng)
         return Portrait(style, change.source, tone), Portrait(style, change.target, tone)
 
-    def _among(self, source: Portrait, target: Portrait, split: Split, rng: np.random.Generator) -> Scene:
+    def _place_among(self, source: Portrait, target: Portrait, split: Split, rng: np.random.Generator) -> Scene:
         """The source among one or two others that may stand beside the target as well."""
         pool = self.pack.of(source.emoji.split)
         if "clock face" in source.emoji.name:
             pool = tuple(e for e in pool if "clock" not in e.name)
         count = 1 + int(rng.random() < 0.4)
-        others = self.composer.company(source, count, pool, split, rng, beside=[target.emoji.base])
+        others = self.composer.choose_company(source, count, pool, split, rng, beside=[target.emoji.base])
         return self.composer.scene([source, *others], rng)
 
     def _compose_edit(self, change: Change, style: str, split: Split, rng: np.random.Generator, template: str) -> Edit:
@@ -190,15 +190,15 @@ class Editor:
         if change.kind == "move":
             least = int(held or rng.random() < 0.7)
             return self._move_main(
-                main, self.composer.company(main, least, pool, split, rng, least, held), rng, template
+                main, self.composer.choose_company(main, least, pool, split, rng, least, held), rng, template
             )
         count = 1 + int(rng.random() < 0.5)
         if change.kind == "replace":
-            (new,) = self.composer.company(main, 1, pool, split, rng, least=1)
-            others = self.composer.company(new, count, pool, split, rng, 1, held, beside=[main.emoji.base])
+            (new,) = self.composer.choose_company(main, 1, pool, split, rng, least=1)
+            others = self.composer.choose_company(new, count, pool, split, rng, 1, held, beside=[main.emoji.base])
             full = self.composer.scene([main, *others], rng)
             return Edit(full, replace_portrait(full, main, new), fill(template, it=main, a=article(new.noun)))
-        others = self.composer.company(main, count, pool, split, rng, 1, held)
+        others = self.composer.choose_company(main, count, pool, split, rng, 1, held)
         full = self.composer.scene([main, *others], rng)
         item = next(i for i in full.items if i.portrait == main)
         rest = replace(full, items=tuple(i for i in full.items if i != item))

@@ -3,7 +3,7 @@
 A `Portrait` is one drawing: a style, an emoji, a skin tone. Splits are by *base* emoji and stored in the pack
 (`experiments/base_model/build_emoji.py`), so no tone, gender or style of one emoji crosses them.
 Combinations of training emoji are split as well: `combination` gives every unordered pair of bases a split, and no
-training record ever holds a pair of another split (`unheld`).
+training record ever holds a pair of another split (`is_free`).
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def combination(base: str, other: str) -> Split:
     return "train"
 
 
-def unheld(bases: Iterable[str], split: Split = "train") -> bool:
+def is_free(bases: Iterable[str], split: Split = "train") -> bool:
     """Whether no pair among distinct `bases` is held out for another split (`train` pairs are free to all)."""
     return all(combination(a, b) in ("train", split) for a, b in combinations(sorted(set(bases)), 2))
 

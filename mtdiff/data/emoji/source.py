@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtdiff.data.emoji.changes import KINDS, Change, Plan, changes, nameable, plan, words
+from mtdiff.data.emoji.changes import KINDS, Change, Plan, changes, list_nameable, plan, words
 from mtdiff.data.emoji.compose import Composer, choose
 from mtdiff.data.emoji.edits import Edit, Editor, captions, instructions
 from mtdiff.data.emoji.maps import draw_labels, draw_order
@@ -144,7 +144,7 @@ class EmojiSource(Source):
 
     @cached_property
     def _removable(self) -> list[Emoji]:
-        return nameable(self.pack)
+        return list_nameable(self.pack)
 
     def _pool(self, need: Need, split: Split) -> Sequence[Emoji]:
         """Main emoji of a split's records: its own, or training emoji where a name or a combination is tested."""
@@ -169,14 +169,14 @@ class EmojiSource(Source):
         style, emoji = self._main(need, split, place)
         main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
         if need in MAPS:
-            others = self.composer.company(main, choose(MAPS[need], rng), self._pool(need, split), split, rng)
+            others = self.composer.choose_company(main, choose(MAPS[need], rng), self._pool(need, split), split, rng)
             return self.composer.pile([main, *others], rng)
         held = need == "caption" and split != "train"
         if not held and rng.random() >= self.scenes:
-            return self.composer.single(main, rng)
+            return self.composer.make_single(main, rng)
         companions = choose((1, 1, 2) if held else (0, 1, 1, 1, 2, 2), rng)
         pool = self._pool(need, split)
-        others = self.composer.company(main, companions, pool, split, rng, least=int(held), held=held)
+        others = self.composer.choose_company(main, companions, pool, split, rng, least=int(held), held=held)
         return self.composer.scene([main, *others], rng)
 
     # Drawing

@@ -135,7 +135,7 @@ class TableSource(Source):
     def make_record(self, need: Need, split: Split, row: Row, rng: np.random.Generator) -> Record:
         """A record from a row of the table; Unreadable where it lacks something."""
         cells = {role: row.columns.get(column) for role, column in self.roles[need, split].items()}
-        texts = {role: drawn(cells.get(role), rng) for role in ("caption", "instruction", "edited_caption")}
+        texts = {role: draw_text(cells.get(role), rng) for role in ("caption", "instruction", "edited_caption")}
         if need in MAPS:
             image, shown_map = self._pictures(cells, ("image", need))
             return Record(image, texts["caption"], row.key, map=shown_map)
@@ -227,7 +227,7 @@ def crop_to(image: Image.Image, height: int, width: int, exact: bool = False) ->
     return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
 
-def drawn(value: Any, rng: np.random.Generator) -> str:
+def draw_text(value: Any, rng: np.random.Generator) -> str:
     """One text of a cell, drawn where there are several; "" where there is none."""
     texts = text_of(value)
     return texts[0 if len(texts) == 1 else int(rng.integers(len(texts)))] if texts else ""

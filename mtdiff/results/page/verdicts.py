@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtdiff.results.ranking import worse_for_sure
+from mtdiff.results.ranking import is_surely_worse
 from mtdiff.results.render import ARROWS, number
 from mtdiff.results.table import Cell, Column, Line, Table
 
@@ -62,8 +62,8 @@ def list_asides(table: Table, column: Column, best: Line) -> list[str]:
     for line in table.lines:
         reference, own = line.cells[i].interval, best.cells[i].interval
         if line.reference and reference is not None and own is not None:
-            behind = worse_for_sure(own, reference, column.direction)
-            ahead = worse_for_sure(reference, own, column.direction)
+            behind = is_surely_worse(own, reference, column.direction)
+            ahead = is_surely_worse(reference, own, column.direction)
             word = "better than" if ahead else "worse than" if behind else "not told apart from"
             asides.append(f"{word} {line.label} ({number(reference.value)})")
     return asides
