@@ -24,7 +24,7 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }}
 body {{ color: #1a1a1a; background: #fff }}
-nav {{ font-size: 13px; margin-bottom: 2em }} nav a {{ margin-right: 1em }}
+nav {{ font-size: 13px; margin-bottom: 2em; display: flex; flex-wrap: wrap; gap: 0 1em }}
 h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em }} a.anchor-link {{ display: none }}
 pre {{ white-space: pre-wrap; font-size: 13px }}
 </style></head>

@@ -6,6 +6,7 @@ from mtdiff.results.variants import select_main
 from .comparison import draw_balancings, draw_forest, draw_further_metrics, show_table
 from .curves import draw_cosines, draw_losses
 from .deviation import draw_deviation, draw_deviation_by_depth
+from .findings import find_best, find_best_experts, find_company, find_frontier, find_movers, find_routing
 from .frontier import draw_frontier
 from .interference import draw_company, draw_gains
 from .loading import load
@@ -27,6 +28,12 @@ __all__ = [
     "draw_over_number",
     "draw_pictures",
     "draw_routers",
+    "find_best",
+    "find_best_experts",
+    "find_company",
+    "find_frontier",
+    "find_movers",
+    "find_routing",
     "load",
     "select_main",
     "show_table",

@@ -7,13 +7,19 @@ from IPython.display import HTML, display
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from mtdiff.results.render import STYLE, html_body
+from mtdiff.results.render import STYLE, html_by_task
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
 from mtdiff.results.table import Cell, Column, Line, keep_columns
 from mtdiff.results.variants import methods, options, select_ablation
 
 from .canvas import draw_point, make_panels, say, show_figure, style_line, title_column
+
+NARROW = (  # no table is wider than its window
+    "table{max-width:100%}th,td{white-space:normal!important;overflow-wrap:anywhere}td small{white-space:nowrap}"
+    "@media(max-width:700px){body{margin:1em!important}table{font-size:11px;table-layout:fixed;width:100%}"
+    "th,td{padding:.2em .25em!important}td small{white-space:normal}}"
+)
 
 
 def show_table(study: Study, columns: Sequence[Column] | None = None) -> None:
@@ -22,8 +28,8 @@ def show_table(study: Study, columns: Sequence[Column] | None = None) -> None:
         say("No results, so there is no table.")
         return
     made = summarise(study.results)
-    body = html_body(made if columns is None else keep_columns(made, [c for c in columns if c in made.columns]))
-    display(HTML(f'<style>{STYLE}</style><div style="overflow-x:auto">{body}</div>'))
+    body = html_by_task(made if columns is None else keep_columns(made, [c for c in columns if c in made.columns]))
+    display(HTML(f"<style>{STYLE}{NARROW}</style>{body}"))
 
 
 def draw_forest(study: Study, columns: Sequence[Column] | None = None, name: str = "comparison") -> None:

@@ -1,10 +1,10 @@
 """A table of results as Markdown, HTML and LaTeX (booktabs): the same cells, marks and reasons in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mtdiff.results.escape import escape_html, escape_latex, escape_markdown
-from mtdiff.results.table import Cell, Cost, Line, Table
+from mtdiff.results.table import Cell, Cost, Line, Table, keep_columns
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 COSTS = ("trained", "parameters", "for all tasks", "FLOPs", "latency ms")
@@ -140,34 +140,60 @@ def html_cell(cell: Cell, footnote: Footnotes) -> str:
     return f"<td{title}>{value}{mark}" + (f"<br><small>{bounds}</small>" if bounds else "") + "</td>"
 
 
-def html_head(table: Table) -> str:
+def html_head(table: Table, costs: bool) -> str:
     tasks = list(dict.fromkeys(c.task for c in table.columns))
     spans = [(escape_html(t), sum(c.task == t for c in table.columns)) for t in tasks]
-    above = "".join(f'<th colspan="{n}">{t}</th>' for t, n in [("", 1), *spans, ("", 1), ("cost", len(COSTS))])
+    further = [("cost", len(COSTS))] * costs
+    above = "".join(f'<th colspan="{n}">{t}</th>' for t, n in [("", 1), *spans, ("", 1), *further])
     names = [f"{escape_html(c.metric)} {ARROWS[c.direction]}" for c in table.columns]
-    below = "".join(f"<th>{name}</th>" for name in ["", *names, "seeds", *COSTS])
+    below = "".join(f"<th>{name}</th>" for name in ["", *names, "seeds", *(COSTS if costs else ())])
     return f"<thead><tr>{above}</tr>\n<tr>{below}</tr></thead>"
 
 
-def html_line(line: Line, footnote: Footnotes) -> str:
+def html_line(line: Line, footnote: Footnotes, further: bool) -> str:
     cells = "".join(html_cell(cell, footnote) for cell in line.cells)
-    rest = "".join(f"<td>{text}</td>" for text in [seeds(line), *costs(line.cost)])
+    rest = "".join(f"<td>{text}</td>" for text in [seeds(line), *(costs(line.cost) if further else ())])
     return f"<tr><th>{escape_html(line.label)}</th>{cells}{rest}</tr>"
+
+
+def html_table(table: Table, footnote: Footnotes, further: bool = True) -> str:
+    """further: with the columns of costs."""
+    parts = [[line for line in table.lines if line.reference is apart] for apart in (False, True)]
+    lines = ["\n".join(html_line(line, footnote, further) for line in part) for part in parts if part]
+    bodies = "\n".join(f"<tbody>{part}</tbody>" for part in lines)
+    return f"<table>{html_head(table, further)}\n{bodies}</table>"
+
+
+def html_by_task(table: Table) -> str:
+    """The same as `html_body` in narrow tables: one a task, without references that do not apply there; then costs."""
+    footnote = Footnotes()
+    parts = [
+        keep_columns(table, [c for c in table.columns if c.task == task])
+        for task in dict.fromkeys(column.task for column in table.columns)
+    ]
+    kept = [
+        replace(part, lines=[line for line in part.lines if not line.reference or any(c.interval for c in line.cells)])
+        for part in parts
+    ]
+    rows = [[line.label, *costs(line.cost)] for line in table.lines if not line.reference]
+    tables = [*(html_table(part, footnote, False) for part in kept), html_aside(Aside("Costs", ["", *COSTS], rows))]
+    return "\n".join([*tables, html_notes(table, footnote)])
 
 
 def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
     """What stands in a page: the table, its legend, notes and reasons, and what stands beside it."""
     footnote = Footnotes()
-    parts = [[line for line in table.lines if line.reference is apart] for apart in (False, True)]
-    bodies = ["<tbody>" + "\n".join(html_line(line, footnote) for line in part) + "</tbody>" for part in parts if part]
+    body = [html_table(table, footnote), html_notes(table, footnote), *(html_aside(aside) for aside in asides)]
+    return "\n".join(part for part in body if part)
+
+
+def html_notes(table: Table, footnote: Footnotes) -> str:
     notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
     reasons = "".join(f"<li>{escape_html(text)}</li>" for text in footnote.texts)
     body = [
-        f"<table>{html_head(table)}\n" + "\n".join(bodies) + "</table>",
         f"<p>{escape_html(LEGEND)}</p>",
         f"<ul>{notes}</ul>" if notes else "",
         f"<ol>{reasons}</ol>" if reasons else "",
-        *(html_aside(aside) for aside in asides),
     ]
     return "\n".join(part for part in body if part)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ from mtdiff.results.find import find
 from mtdiff.results.record import Result, Row
 from mtdiff.results.study import Run, Study, read
 from mtdiff.results.variants import central_options, methods, options, select_central, select_main
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures"]
@@ -87,6 +90,37 @@ def test_pages_ask_for_nothing(name: str, committed: dict[str, str], invented: d
             assert Fetches(picture).found == []
         assert "Traceback" not in page
         assert not re.search(r">\s*(nan|None)\s*<", page)
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_pages_fit_their_window(
+    width: int, committed: dict[str, str], invented: dict[str, str], browser: "Browser", tmp_path: Path
+) -> None:
+    from browser import Visit
+
+    seen = Visit(browser, width=width)
+    for name in NAMES:
+        for text in (committed[name], invented[name]):
+            (tmp_path / "page.html").write_text(text)
+            seen.page.goto((tmp_path / "page.html").as_uri())
+            assert seen.overflow <= 0, name
+            cut = (
+                "[...document.querySelectorAll('table,img')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+            )
+            assert seen.page.evaluate(f"{cut}.length") == 0, name
+    assert seen.faults == []
+    assert seen.outside == []
+    seen.close()
+
+
+def test_every_notebook_opens_with_its_question_and_finding(invented: dict[str, str]) -> None:
+    for name, page in invented.items():
+        opening = re.findall(r"<p>(.*?)</p>", page, re.S)[:2]
+        assert opening[0].startswith("<strong>"), name
+        assert opening[0].endswith("?</strong>"), name
+        assert opening[1] != "The results do not tell.", name
+        assert not opening[1].startswith("Complete runs"), name
+    assert "What moves most is" in invented["deviation"]
 
 
 def test_what_is_not_committed_yet_is_said(committed: dict[str, str]) -> None:
