@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mtdiff.results.changes import list_changes, yardstick
+from mtdiff.results.changes import find_yardstick, list_changes
 from mtdiff.results.frontier import find_undominated
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
@@ -98,7 +98,7 @@ def find_company(study: Study) -> str:
 
 def list_sure_changes(study: Study) -> Iterator[float]:
     """Changes of every method on all tasks against single-task models whose interval leaves out zero."""
-    against = yardstick(study)
+    against = find_yardstick(study)
     for method in methods(study) if against is not None else ():
         for change in list_changes(study, method, str(against)):
             interval = change.interval
