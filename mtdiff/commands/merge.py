@@ -45,13 +45,14 @@ def merge_runs(given: Mapping[str, str], overrides: Sequence[str], trivial: "Tri
     scale = 1.0 if choose else read_number(given, "scale", float, 1.0)
     density = read_number(given, "density", float, 0.5)
     abouts = [read_about(Path(f), read_packages(given), given.get("base"), "runs") for f in folders]
-    plain, chosen = read_configuration([*overrides, f"run_dir={out}"])
+    plain, chosen = read_configuration(overrides)
     from mtdiff.methods.merging import Rule
     from mtdiff.runs.merge import check_parts, make_method
 
     rule = Rule(given["rule"], scale, density, plain["seed"])  # type: ignore[arg-type]
     check_parts(abouts)
-    plain = {**plain, **describe_merged(abouts, plain), "method": make_method(abouts[0].content["method"], len(abouts))}
+    method = make_method(abouts[0].content["method"], len(abouts))
+    plain = {**plain, **describe_merged(abouts, plain), "method": method, "run_dir": str(out)}
     with hold_alone(out):
         merge_in(out, plain, chosen, abouts, rule, choose, trivial)
 
