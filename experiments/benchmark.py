@@ -12,6 +12,7 @@
     cache       steps with all encodings in a cache against steps that encode, on the same batches
     sampling    our sampler against the diffusers pipeline that an export runs in: the same pictures
     mixed       one batch of four tasks against one call a task
+    inherit     drawings whose steps use features of earlier ones, by level, against the whole drawing
 
 The variants of a comparison take turns, and every turn gives a ratio: shown are the median, the quartiles and whether
 the median meets what is asked (`undecided`: it does not, but a quartile does). Options of its own:
@@ -132,6 +133,14 @@ def run_mixed(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[
     return [compare_mixed(construct(plain["backbone"]), *read_drawing(plain, how), 1 if how.quick else 2, how, 9)]
 
 
+def run_inherit(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.inherit import compare_inheriting
+
+    shipped = plain["backbone"]["weights"] == "nano"
+    base = construct({**plain["backbone"], **({} if shipped else {"weights": "meta"})})
+    return [compare_inheriting(base, *read_drawing(plain, how), how, 5 if base.size > 64 else 20)]
+
+
 PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "experts": run_experts,
     "folded": run_folded,
@@ -141,6 +150,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "cache": run_cache,
     "sampling": run_sampling,
     "mixed": run_mixed,
+    "inherit": run_inherit,
 }
 
 

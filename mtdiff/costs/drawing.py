@@ -75,6 +75,13 @@ def measure_drawing(painter: Painter, rows: Condition, repeats: int, warmup: int
     return total
 
 
+def time_turn(painter: Painter, rows: Condition) -> float:
+    """Time one call of each kind of step, summed over the steps of a drawing, in seconds: a turn of a comparison."""
+    with inference_mode():
+        steps = prepare_steps(painter, rows)
+        return sum(number * measure_latency(compute, 1, 0)["median"] for _, number, compute in steps) / 1e3
+
+
 def measure_picture(painter: Painter, sources: Sequence[bool], repeats: int = 10, warmup: int = 2) -> dict[str, float]:
     """Make the `picture_...` of result.json's cost: one picture of the task whose drawing is dearest.
 

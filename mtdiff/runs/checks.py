@@ -196,14 +196,19 @@ def check_drawing(plain: Mapping[str, Any]) -> None:
         raise ConfigError("speed.compile=true: expected false with sampling.inherit")
 
 
+def find_levels(backbone: Mapping[str, Any]) -> tuple[str, ...]:
+    """The levels of inheritance that a configured backbone names, before it is loaded. Imports its module."""
+    module, _, name = str(backbone["_target_"]).rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    found = made if isinstance(made, type) else get_type_hints(made).get("return")
+    return getattr(found, "levels", ())
+
+
 def check_levels(backbone: Mapping[str, Any], inherit: Mapping[str, Any] | None) -> None:
     """Refuse inheritance that a configured backbone does not name, before it is loaded. Imports its module."""
     if inherit is None:
         return
-    module, _, name = str(backbone["_target_"]).rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    found = made if isinstance(made, type) else get_type_hints(made).get("return")
-    levels = getattr(found, "levels", ())
+    levels, name = find_levels(backbone), str(backbone["_target_"]).rpartition(".")[2]
     if not levels:
         raise ConfigError(f"sampling.inherit={shown(inherit)}: expected null, since {name} names nothing to inherit")
     if inherit["level"] not in levels:

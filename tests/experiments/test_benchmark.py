@@ -91,6 +91,7 @@ def plain(script: Any, out: Path, *arguments: str) -> dict[str, Any]:
         ("cache", 1, {("cached", "uncached"): 1}),
         ("sampling", 2, {("mtu", "pipeline"): 2, ("folded", "pipeline"): 2}),
         ("mixed", 1, {("mixed", "separate"): 1}),
+        ("inherit", 1, {(f"{level} every {n}", "whole"): 1 for level in ("block", "layer", "unit") for n in (2, 3, 5)}),
     ],
 )
 def test_part(
