@@ -12,7 +12,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mtdiff.files import MEGABYTE, append_text, hold_folder, read_json, read_text, reason, shown, write_atomically
 from mtdiff.results.record import Result, Row
+from mtdiff.results.samples import read_prompts, read_strips
 
 log = logging.getLogger(__name__)
 HURRY = 5.0  # seconds
@@ -210,6 +211,7 @@ def wandb_id(path: Path) -> str:
 # The end of a run
 
 EVALUATION = ("model", "task", "metric", "direction", "value", "low", "high", "n", "reason")
+PICTURES = ("task", "example", "prompt", "source", "answer", "truth")
 
 
 def cells(row: Row) -> list[Any]:
@@ -217,10 +219,40 @@ def cells(row: Row) -> list[Any]:
     return [getattr(row, column) for column in EVALUATION]
 
 
+def name_metric(row: Row) -> str:
+    """How a row's value is called where numbers have one name each."""
+    return f"{row.model}/{row.task}/{row.metric}"
+
+
+def list_picture_rows(folder: Path, tasks: Iterable[str]) -> Iterator[list[Any]]:
+    """A line of the table with the columns `PICTURES` for each example of a run's walls: pictures are (S, S, 3)."""
+    for task in tasks:
+        try:
+            strips = read_strips(folder / "result.json", task)
+            prompts = read_prompts(folder / "result.json", task)
+        except ValueError as error:
+            log.warning("%s: no table of pictures (%s)", task, shown(error, 200))
+            continue
+        if strips is not None:
+            side = strips[0].shape[0]
+            for i in range(strips[0].shape[1] // side):
+                tiles = (strip[:, i * side : (i + 1) * side] for strip in strips)
+                yield [task, i, prompts[i] if i < len(prompts) else "", *tiles]
+
+
+def log_pictures(logger: Any, rows: Iterable[list[Any]], step: int) -> None:
+    """A table with a line for each example: its task, prompt, source, answer and truth."""
+    from wandb import Image
+
+    data = [[*row[:3], *(Image(picture) for picture in row[3:])] for row in rows]
+    if data:
+        logger.log_table("pictures", list(PICTURES), data, step=step)
+
+
 def publish(loggers: Iterable[Logger], result: Result, folder: Path) -> None:
     """The evaluation's numbers and table, and the sample pictures, to the loggers that take more than rows."""
     pictures = [str(path) for path in (folder / "samples" / f"{task}.png" for task in result.tasks) if path.exists()]
-    numbers = {f"{r.model}/{r.task}/{r.metric}": r.value for r in result.rows if r.value is not None}
+    numbers = {name_metric(row): row.value for row in result.rows if row.value is not None}
 
     def message(logger: Any) -> None:
         logger.log_metrics(numbers, result.steps)
@@ -228,6 +260,7 @@ def publish(loggers: Iterable[Logger], result: Result, folder: Path) -> None:
         if pictures:
             captions = [f"{Path(path).stem}: source, answer, truth" for path in pictures]
             logger.log_image("samples", pictures, result.steps, caption=captions)
+        log_pictures(logger, list_picture_rows(folder, result.tasks), result.steps)
 
     for logger in loggers:
         if isinstance(logger, Background):

@@ -163,6 +163,12 @@ def test_wandb_holds_the_whole_run(run: Path) -> None:
     table = json.loads((path.parent / "files" / history["evaluation/path"]).read_text())
     assert table["columns"][:3] == ["model", "task", "metric"]
     assert [line[1:3] for line in table["data"]] == [[row.task, row.metric] for row in result.rows]
+    pictures_path = path.parent / "files" / history["pictures/path"]
+    shown = json.loads(pictures_path.read_text())
+    assert shown["columns"] == ["task", "example", "prompt", "source", "answer", "truth"]
+    assert [line[:2] for line in shown["data"]] == [[task, i] for task in ("edit", "inpaint") for i in range(2)]
+    assert {cell["_type"] for line in shown["data"] for cell in line[3:]} == {"image-file"}
+    assert all((path.parent / "files" / line[4]["path"]).is_file() for line in shown["data"])
     assert history["samples/captions"] == [f"{task}: source, answer, truth" for task in ("edit", "inpaint")]
     pictures = [path.parent / "files" / name for name in history["samples/filenames"]]
     assert [p.read_bytes() for p in pictures] == [(run / f"samples/{t}.png").read_bytes() for t in ("edit", "inpaint")]
