@@ -167,8 +167,10 @@ def test_wandb_holds_the_whole_run(run: Path) -> None:
     shown = json.loads(pictures_path.read_text())
     assert shown["columns"] == ["task", "example", "prompt", "source", "answer", "truth"]
     assert [line[:2] for line in shown["data"]] == [[task, i] for task in ("edit", "inpaint") for i in range(2)]
-    assert {cell["_type"] for line in shown["data"] for cell in line[3:]} == {"image-file"}
-    assert all((path.parent / "files" / line[4]["path"]).is_file() for line in shown["data"])
+    kept = next(
+        r.artifact for r in found if r.WhichOneof("record_type") == "artifact" and "pictures" in r.artifact.name
+    )
+    assert sum(entry.path.startswith("media/images/") for entry in kept.manifest.contents) == 3 * len(shown["data"])
     assert history["samples/captions"] == [f"{task}: source, answer, truth" for task in ("edit", "inpaint")]
     pictures = [path.parent / "files" / name for name in history["samples/filenames"]]
     assert [p.read_bytes() for p in pictures] == [(run / f"samples/{t}.png").read_bytes() for t in ("edit", "inpaint")]
