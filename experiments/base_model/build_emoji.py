@@ -10,6 +10,7 @@ The split is made here, once, by *base emoji*: `base_of` strips skin tone, gende
 so that no variant or style of one emoji crosses a split.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from PIL import Image
 
 from mtdiff.commands.arguments import override_defaults, read_number
 from mtdiff.commands.command import run_command
+from mtdiff.data.emoji.pack import INDEX
 
 OUT = Path(__file__).parents[2] / "mtdiff" / "assets" / "emoji"
 DEFAULTS = {"archives": ".", "out": str(OUT), "quality": "88"}
@@ -135,7 +137,8 @@ def build(archives: Path, out: Path, quality: int) -> None:
                 # A fixed date: the same inputs give the same bytes.
                 pack.writestr(zipfile.ZipInfo(f"{style}/{stem}.webp"), webp(png, quality))
     index = {"schema": 1, "version": VERSION, "size": 64, "styles": STYLES, "emoji": entries}
-    (out / "emoji.json").write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False) + "\n")
+    text = json.dumps(index, separators=(",", ":"), ensure_ascii=False) + "\n"
+    (out / INDEX).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     counts = {s: sum(e["split"] == s for e in entries) for s in SPLITS}
     pictures = sum(len(e["tones"]) for e in entries)
     size = (out / "pictures.zip").stat().st_size / 2**20

@@ -12,6 +12,8 @@ import pytest
 from base_model import build_emoji
 from PIL import Image
 
+from mtdiff.data.emoji.pack import read_index
+
 SCRIPT = str(build_emoji.__file__)
 EMOJI = [
     {"unified": "1F469-200D-1F680", "name": "WOMAN ASTRONAUT", "image": "a.png", "category": "People & Body"},
@@ -42,7 +44,7 @@ def test_a_pack_is_built_from_archives(tmp_path: Path) -> None:
         build_emoji.main([f"archives={tmp_path}", f"out={tmp_path / out}"])
     one, two = tmp_path / "one", tmp_path / "two"
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
-    found = json.loads((one / "emoji.json").read_text())["emoji"]
+    found = json.loads(read_index(one))["emoji"]
     assert [(e["name"], e["base"]) for e in found] == [("snake", "1f40d"), ("woman astronaut", "1f9d1-1f680")]
     with zipfile.ZipFile(one / "pictures.zip") as pack:
         assert sorted(pack.namelist()) == ["noto/a.webp", "noto/b.webp", "twemoji/a.webp", "twemoji/b.webp"]

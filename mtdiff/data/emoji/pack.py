@@ -6,6 +6,7 @@ Combinations of training emoji are split as well: `combination` gives every unor
 training record ever holds a pair of another split (`is_free`).
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from PIL import Image
 from mtdiff.types import SPLITS, Split
 
 FOLDER = Path(__file__).parents[2] / "assets" / "emoji"
+INDEX = "emoji.json.gz"
 HELD_OUT: dict[Split, float] = {"test": 0.12, "validation": 0.04}
 """Share of the unordered pairs of training bases that only this split may combine."""
 
@@ -89,11 +91,16 @@ def is_free(bases: Iterable[str], split: Split = "train") -> bool:
     return all(combination(a, b) in ("train", split) for a, b in combinations(sorted(set(bases)), 2))
 
 
+def read_index(folder: Path) -> bytes:
+    """The index of a pack, JSON in UTF-8."""
+    return gzip.decompress((folder / INDEX).read_bytes())
+
+
 class Pack:
     """Index and pictures. Pickles as its arguments; pictures are read on first use, and no file stays open."""
 
     def __init__(self, styles: Sequence[str], tones: bool, folder: Path = FOLDER):
-        self.index: dict[str, Any] = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+        self.index: dict[str, Any] = json.loads(read_index(folder))
         known = tuple(self.index["styles"])
         if not styles or len(set(styles)) < len(styles) or not set(styles) <= set(known):
             raise ValueError(f"styles={list(styles)!r}: expected one or more, each once, of {', '.join(known)}")
