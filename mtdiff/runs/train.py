@@ -36,7 +36,7 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
         check_val_every_n_epoch=None,
         limit_val_batches=0 if run.training.validate_every is None else 1.0,
         num_sanity_val_steps=0,
-        callbacks=[checkpoints, *make_callbacks(run)],
+        callbacks=[*measure_gradients(run), checkpoints, *make_callbacks(run)],
         logger=list(make_loggers(run, 0 if last is None else step_of(last))),
         plugins=[WholeFiles()],
         enable_checkpointing=False,  # of Lightning's own
@@ -57,6 +57,12 @@ def train(run: Experiment, signals: Signals) -> tuple[lightning.Trainer, float]:
     return trainer, checkpoints.seconds()
 
 
+def measure_gradients(run: Experiment) -> Iterable[Callback]:
+    """Comes before the checkpoints: what follows a validation is logged when a checkpoint keeps that step."""
+    if run.training.validate_every is not None:
+        yield TaskGradients(lambda: few_examples(run.data, min(4, run.training.batch_size)), run.autocast)
+
+
 def make_callbacks(run: Experiment) -> Iterable[Callback]:
     settings = run.training
     yield Finite(run.folder / "faults", settings.on_nan)
@@ -71,8 +77,6 @@ def make_callbacks(run: Experiment) -> Iterable[Callback]:
         shown = few_examples(run.data, 4)
         noise = first_noise(shown, run.module.denoiser.backbone.latent_shape, run.evaluation.seed)
         yield SampleGrid(shown, run.folder / "samples" / "training", settings.sample_every, draw)
-    if settings.validate_every is not None:
-        yield TaskGradients(few_examples(run.data, min(4, settings.batch_size)), run.autocast)
     yield LearningRateMonitor("step")
     if run.phases.shown:
         yield StepBar(run.phases)

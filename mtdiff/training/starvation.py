@@ -1,5 +1,6 @@
 """Who starves in a mixture: how hard each task pulls at the trained weights, and whether its validation error falls."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import isfinite
@@ -18,12 +19,13 @@ LOSS = "validation/loss/"
 class TaskGradients(Callback):
     """Logs, beside every validation, the length of the gradient of each task's mean error on a few fixed examples.
 
-    examples: of all tasks, a few each. precision: the context that training computes in. At the weights that are
-    trained, not at their average. Runs of several processes measure none.
+    examples: gives a few of each task, asked for at the first validation. precision: the context that training computes
+    in. At the weights that are trained, not at their average. Runs of several processes measure none.
     """
 
-    def __init__(self, examples: Batch, precision: Callable[[], AbstractContextManager[Any]]) -> None:
-        self.examples, self.precision, self._due = examples, precision, False
+    def __init__(self, examples: Callable[[], Batch], precision: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.precision, self._due = precision, False
+        self._read = functools.cache(examples)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._due = trainer.world_size == 1  # here no gradient can be had
@@ -42,11 +44,12 @@ class TaskGradients(Callback):
         with torch.random.fork_rng(devices), torch.enable_grad(), self.precision():
             found = {f"{GRADIENT}{task}": self.length(module, k) for k, task in enumerate(module.tasks)}
         for logger in trainer.loggers:
-            logger.log_metrics(found, trainer.global_step)
+            logger.log_metrics(found, trainer.global_step - 1)  # as Lightning numbers the validation before it
 
     def length(self, module: Any, task: int) -> float:
         """Of one task's gradient by all trained parameters."""
-        batch = self.examples.rows(self.examples.task == task).to(module.device)
+        examples = self._read()
+        batch = examples.rows(examples.task == task).to(module.device)
         errors, _ = module.errors(batch)
         parameters = [p for p in module.denoiser.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(errors.mean(), parameters, allow_unused=True)

@@ -143,7 +143,7 @@ def test_it_listens_to_this_address_alone(address: str) -> None:
 def choose_task(page: "Page", task: str) -> None:
     page.click("#task input")
     page.get_by_role("option", name=task, exact=True).click()
-    page.wait_for_selector("#editor canvas")
+    page.wait_for_selector("#editor canvas", timeout=120_000)
 
 
 def read_answer(page: "Page") -> Image.Image:
@@ -157,6 +157,7 @@ def test_a_picture_is_edited_end_to_end(browser: "Browser", address: str, tmp_pa
     seen = Visit(browser, offline=False)
     page = seen.page
     page.goto(address)
+    page.wait_for_load_state("networkidle")  # before it, a choice is shown and answered by nobody
     choose_task(page, "edit")
     note, red = tmp_path / "note.png", tmp_path / "red.png"
     note.write_text("no picture")

@@ -301,8 +301,8 @@ def test_rows_go_on_without_half_a_line(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mtdiff.runs.lock import alone
-with alone(Path(sys.argv[1])):
+from mtdiff.runs.lock import hold_alone
+with hold_alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

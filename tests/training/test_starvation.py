@@ -41,7 +41,7 @@ def expected(module: MultiTaskModule, k: int) -> float:
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_end"])
 def test_lengths_are_autograds_and_leave_no_trace(hook: str, tmp_path: Path) -> None:
     module, trainer = made(), Trainer(tmp_path)
-    callback: Any = TaskGradients(batch(8), nullcontext)
+    callback: Any = TaskGradients(lambda: batch(8), nullcontext)
     state: Tensor = torch.get_rng_state()
     getattr(callback, hook)(trainer, module)  # no validation was there
     assert read_rows(tmp_path / "metrics.csv") == []
@@ -58,7 +58,7 @@ def test_lengths_are_autograds_and_leave_no_trace(hook: str, tmp_path: Path) -> 
 
 
 def test_several_processes_measure_none(tmp_path: Path) -> None:
-    callback: Any = TaskGradients(batch(4), nullcontext)
+    callback: Any = TaskGradients(lambda: batch(4), nullcontext)
     trainer = Trainer(tmp_path, world_size=2)
     callback.on_validation_end(trainer, made())
     callback.on_train_end(trainer, made())
