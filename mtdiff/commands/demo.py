@@ -62,29 +62,34 @@ def build_page(gradio: Any, studio: "Studio") -> Any:
     from mtdiff.commands.studio import read_upload
 
     tasks = list(studio.tasks)
+    takes, scales = studio.tasks[tasks[0]], studio.guidance_of(tasks[0])  # shown at first; a choice shows what it takes
     with gradio.Blocks(title="mtdiff demo", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gradio.Markdown(f"# Draw with {' and '.join(f'`{name}`' for name in studio.models)}")
         with gradio.Row():
             with gradio.Column():
                 task = gradio.Dropdown(tasks, value=tasks[0], label="Task", elem_id="task")
-                prompt = gradio.Textbox(label="Prompt", elem_id="prompt")
-                upload = gradio.UploadButton("Upload a picture", elem_id="upload")
+                prompt = gradio.Textbox(label="Prompt", elem_id="prompt", visible=takes.prompt)
+                upload = gradio.UploadButton("Upload a picture", elem_id="upload", visible=takes.image)
                 example = gradio.Button("Take the next test example", elem_id="example")
-                editor = build_editor(gradio)
+                editor = build_editor(gradio, visible=takes.image)
                 with gradio.Row():
                     seed = gradio.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
                     steps = gradio.Slider(1, SLIDER, studio.first.painter.steps, step=1, label="Steps", elem_id="steps")
                     inherit = gradio.Slider(1, 5, 1, step=1, label="Inheritance: of so many steps one is whole")
                 with gradio.Row():
-                    image_scale = gradio.Slider(0, 15, 1, step=0.1, label="Guidance by the picture")
-                    text_scale = gradio.Slider(0, 15, 1, step=0.1, label="Guidance by the prompt")
+                    bounds = {"minimum": 0, "maximum": 15, "step": 0.1}
+                    image_scale = gradio.Slider(
+                        value=scales.image, label="Guidance by the picture", visible=takes.image, **bounds
+                    )
+                    text_scale = gradio.Slider(
+                        value=scales.text, label="Guidance by the prompt", visible=takes.prompt, **bounds
+                    )
                 draw = gradio.Button("Draw", variant="primary", elem_id="draw")
             with gradio.Column():
                 pictures, times = build_answers(gradio, studio)
         controls = [task, prompt, editor, seed, steps, image_scale, text_scale, inherit]
         adapt = say_error(gradio, lambda name: show_task(gradio, studio, name))
         task.change(adapt, task, [prompt, upload, editor, image_scale, text_scale])
-        page.load(adapt, task, [prompt, upload, editor, image_scale, text_scale])
         upload.upload(say_error(gradio, lambda path: fill_editor(read_upload(path), None)), upload, editor)
         example.click(say_error(gradio, lambda name: take_example(studio, name)), task, [editor, prompt])
         answers = [part for pair in zip(pictures, times, strict=True) for part in pair]
@@ -92,12 +97,12 @@ def build_page(gradio: Any, studio: "Studio") -> Any:
     return page
 
 
-def build_editor(gradio: Any) -> Any:
+def build_editor(gradio: Any, *, visible: bool) -> Any:
     """A picture with a white brush. Files reach it through the upload alone, which reads them within bounds."""
     brush = gradio.Brush(default_size=BRUSH, colors=["#ffffff"], color_mode="fixed")
     label = "Picture; paint white what shall be drawn anew"
     return gradio.ImageEditor(
-        type="pil", sources=(), brush=brush, layers=False, transforms=(), label=label, elem_id="editor"
+        type="pil", sources=(), brush=brush, layers=False, transforms=(), label=label, elem_id="editor", visible=visible
     )
 
 
