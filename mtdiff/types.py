@@ -47,6 +47,8 @@ class Example:
     prompt: the text the model reads. task: index into the run's list of tasks.
     source_caption, target_caption: captions for metrics that need them, else "".
     seed: starts what is drawn for it in training (noise, time); differs from epoch to epoch. Filled by the mixture.
+    extra: what else the model is given, by name. A batch stacks it under every name that one of its examples has, with
+    zeros for those that lack it; so zeros have to mean "not given".
     """
 
     target: Tensor
@@ -58,11 +60,15 @@ class Example:
     source_caption: str = ""
     target_caption: str = ""
     seed: int = 0
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of any tasks, stacked: target, source (B, 3, H, W); mask (B, 1, H, W); task (B,) int64."""
+    """Examples of any tasks, stacked: target, source (B, 3, H, W); mask (B, 1, H, W); task (B,) int64.
+
+    extra: tensors by name, each with B first; a row of zeros is an example without it.
+    """
 
     target: Tensor
     source: Tensor
@@ -73,34 +79,34 @@ class Batch:
     source_caption: list[str]
     target_caption: list[str]
     seed: list[int]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def collate(cls, examples: Sequence[Example]) -> Self:
-        columns = {f.name: [getattr(e, f.name) for e in examples] for f in fields(Example)}
+        columns = {f.name: [getattr(e, f.name) for e in examples] for f in fields(Example) if f.name != "extra"}
         columns["task"] = [torch.tensor(t) for t in columns["task"]]
         stacked: dict[str, Any] = {k: torch.stack(v) if isinstance(v[0], Tensor) else v for k, v in columns.items()}
-        return cls(**stacked)
+        extra = join_extra([({k: v[None] for k, v in e.extra.items()}, 1) for e in examples])
+        return cls(**stacked, extra=extra)
 
     @classmethod
     def cat(cls, parts: Sequence["Batch"]) -> Self:
         """Batches one after another."""
-        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(cls)}
+        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(cls) if f.name != "extra"}
         joined: dict[str, Any] = {
             k: torch.cat(v) if isinstance(v[0], Tensor) else [x for part in v for x in part] for k, v in columns.items()
         }
-        return cls(**joined)
+        return cls(**joined, extra=join_extra([(p.extra, len(p)) for p in parts]))
 
     def rows(self, chosen: Tensor) -> Self:
         """The samples where `chosen` (B,) bool is true."""
         places = chosen.nonzero().flatten().tolist()
-        picked: dict[str, Any] = {
-            k: v[chosen] if isinstance(v, Tensor) else [v[i] for i in places] for k, v in vars(self).items()
-        }
-        return replace(self, **picked)
+        lists: dict[str, Any] = {k: [v[i] for i in places] for k, v in vars(self).items() if isinstance(v, list)}
+        return replace(self._map(lambda v: v[chosen]), **lists)
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Self:
         tensors: dict[str, Any] = {k: f(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        return replace(self, **tensors, extra={k: f(v) for k, v in self.extra.items()})
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -110,6 +116,15 @@ class Batch:
 
     def pin_memory(self) -> Self:
         return self._map(Tensor.pin_memory)
+
+
+def join_extra(parts: Sequence[tuple[Mapping[str, Tensor], int]]) -> dict[str, Tensor]:
+    """Named tensors of several samples one after another, with zeros for what one lacks. parts: with their sizes."""
+    like = {name: value for extra, _ in parts for name, value in extra.items()}
+    return {
+        name: torch.cat([extra.get(name, value.new_zeros(n, *value.shape[1:])) for extra, n in parts])
+        for name, value in like.items()
+    }
 
 
 def to_double(x: Tensor) -> Tensor:
@@ -131,7 +146,8 @@ class Condition:
 
     source (B, C, h, w): latent of the source image, 0 for samples without one.
     mask (B, 1, h, w) in [0, 1]: 1 where the source is unknown. text (B, L, D). task (B,) int64.
-    extra: what else the backbone's text encoder gave, each tensor with B first.
+    extra: what else the backbone's text encoder gave, and what the method reads beside it (`Method.encode_extra`), each
+    tensor with B first. Zeros of the method's own mean "not given".
     """
 
     source: Tensor

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtdiff.backbones.base import Backbone
+from mtdiff.backbones.base import Backbone, Encoder
 from mtdiff.methods.layout import ChannelConcat, Layout
 from mtdiff.methods.merging import CannotMerge, Rule
 from mtdiff.methods.routing import Routing
@@ -37,6 +37,14 @@ class Method(ABC):
     def check(self, backbone: Backbone) -> None:
         """Refuse a base that lacks what the options name, in one line. It may have shapes alone."""
         return
+
+    def encode_extra(self, encoder: Encoder, extra: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the model is given beside source and text: entries of `Condition.extra`, each with B first.
+
+        extra: `Batch.extra`, on the device of the batch; a row of zeros is an example without it. What comes back has
+        to be zeros in such a row, and where a text is dropped it becomes zeros as well.
+        """
+        return {}
 
     @property
     def error_weight(self) -> float:

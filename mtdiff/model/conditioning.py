@@ -3,6 +3,7 @@
 Letters: B batch, C latent channels, H W pixels, h w latent size.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +12,14 @@ from torch import Tensor, nn
 from mtdiff.backbones.base import Encoder
 from mtdiff.types import Batch, Condition, Text
 
+EncodeExtra = Callable[[Encoder, Mapping[str, Tensor]], Mapping[str, Tensor]]
 
-def encode_condition(backbone: Encoder, batch: Batch) -> Condition:
-    """Encode what the model is given. A sample whose source is wholly unknown gets a zero latent, without encoding."""
+
+def encode_condition(backbone: Encoder, batch: Batch, encode_extra: EncodeExtra | None = None) -> Condition:
+    """Encode what the model is given. A sample whose source is wholly unknown gets a zero latent, without encoding.
+
+    encode_extra: what the method makes of the batch's `extra`; None: the model reads none of it.
+    """
     shape = latent_shape(backbone, batch)
     mask = nn.functional.adaptive_avg_pool2d(batch.mask, shape[1:])  # (B, 1, h, w), the unknown share of each cell
     source = torch.zeros(len(batch), *shape, device=batch.source.device)
@@ -21,7 +27,8 @@ def encode_condition(backbone: Encoder, batch: Batch) -> Condition:
     if len(given):
         source[given] = backbone.encode(batch.source[given])
     text = backbone.embed(batch.prompt)
-    return Condition(source, mask, text.tokens, batch.task, text.extra)
+    extra = {} if encode_extra is None else encode_extra(backbone, batch.extra)
+    return Condition(source, mask, text.tokens, batch.task, {**text.extra, **extra})
 
 
 def latent_shape(backbone: Encoder, batch: Batch) -> tuple[int, int, int]:
@@ -51,10 +58,17 @@ class Dropout:
         return replace(
             condition,
             text=_replace_rows(no_text, empty.tokens, condition.text),
-            extra={k: _replace_rows(no_text, empty.extra[k], v) for k, v in condition.extra.items()},
+            extra={k: _replace_rows(no_text, v, condition.extra[k]) for k, v in empty_extra(condition, empty).items()},
             source=_replace_rows(no_image, torch.zeros_like(condition.source[:1]), condition.source),
             mask=_replace_rows(no_image, torch.ones_like(condition.mask[:1]), condition.mask),
         )
+
+
+def empty_extra(condition: Condition, empty: Text) -> dict[str, Tensor]:
+    """What takes the place of a condition's extra tensors where the text is dropped, one row each: the empty prompt's
+    own, and zeros for what the method reads beside the text.
+    """
+    return {k: empty.extra.get(k, torch.zeros_like(v[:1])) for k, v in condition.extra.items()}
 
 
 def _replace_rows(rows: Tensor, replacement: Tensor, value: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Painter:
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
         batch = batch.to(self.denoiser.device)
-        condition = encode_condition(self.denoiser.backbone, batch)
+        condition = encode_condition(self.denoiser.backbone, batch, self.denoiser.method.encode_extra)
         pictures = self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(self.denoiser.device)))
         return paste_known(pictures, batch.source, batch.mask) if self.keep_known else pictures
 

@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from torch import Tensor
 
 from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.model.conditioning import empty_extra
 from mtdiff.types import Condition, Text
 
 SAMPLERS = ("ddim", "dpm++")
@@ -58,7 +59,7 @@ def drop_conditions(condition: Condition, empty: Text) -> tuple[Condition, Condi
     n = len(condition)
     text = {
         "text": empty.tokens.expand(n, -1, -1),
-        "extra": {k: v.expand(n, *v.shape[1:]) for k, v in empty.extra.items()},
+        "extra": {k: v.expand(n, *v.shape[1:]) for k, v in empty_extra(condition, empty).items()},
     }
     blank = {"source": torch.zeros_like(condition.source), "mask": torch.ones_like(condition.mask)}
     image_only = replace(condition, **text)  # type: ignore[arg-type]

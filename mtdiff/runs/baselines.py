@@ -113,7 +113,8 @@ def describe_judge(judge: Judge) -> dict[str, Any]:
 def hash_batch(batch: Batch) -> str:
     """SHA-256 of every field."""
     digest = hashlib.sha256()
-    for name, value in sorted(vars(batch).items()):
+    named = {k: v for k, v in vars(batch).items() if k != "extra"} | {f"extra.{k}": v for k, v in batch.extra.items()}
+    for name, value in sorted(named.items()):
         digest.update(name.encode())
         if isinstance(value, Tensor):
             digest.update(f"{tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())

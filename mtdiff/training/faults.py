@@ -7,7 +7,7 @@ the first fault of a run alone. `experiments/studies/replay.py` computes the ste
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 MOST = 10  # faults whose batches are kept, where steps are left out
 NAMED = 8  # parameters named in a fault
 PARTS = ("denoiser", "balancing")
+TENSORS = ("target", "source", "mask", "task")  # of a batch
+EXTRA = "extra."  # before the names of a batch's extra tensors
 LISTS = {"prompt": str, "key": str, "source_caption": str, "target_caption": str, "seed": int}  # of a batch
 
 
@@ -129,8 +131,8 @@ def describe(module: MultiTaskModule, parts: Sequence[Part], what: str) -> tuple
 
 def keep(path: Path, about: dict[str, Any], batch: Batch) -> None:
     """`step-<n>.json` and `step-<n>.safetensors`: enough to make the batch again with `load`."""
-    texts = {f.name: getattr(batch, f.name) for f in fields(Batch) if not isinstance(getattr(batch, f.name), Tensor)}
-    tensors = {f.name: getattr(batch, f.name) for f in fields(Batch) if f.name not in texts}
+    texts = {name: getattr(batch, name) for name in LISTS}
+    tensors = {name: getattr(batch, name) for name in TENSORS} | {EXTRA + k: v for k, v in batch.extra.items()}
     root = path.parents[1]
     content = save({k: v.cpu().contiguous() for k, v in tensors.items()})
     write_atomically(path.with_suffix(".safetensors"), content, root)
@@ -149,16 +151,17 @@ def load(path: Path) -> Batch:
     about = read_json(path)
     texts = about.get("batch") if isinstance(about, dict) else None
     tensors = read_tensors(path.with_suffix(".safetensors"))
-    names = [f.name for f in fields(Batch)]
+    extra = {k.removeprefix(EXTRA): tensors.pop(k) for k in list(tensors) if k.startswith(EXTRA)}
     parts: dict[str, Any] = {**tensors, **(texts if isinstance(texts, dict) else {})}
-    if set(parts) != set(names) or set(tensors) & set(LISTS):
-        raise ValueError(f"{path}: holds no batch, expected {', '.join(names)}")
+    if set(tensors) != set(TENSORS) or set(parts) != {*TENSORS, *LISTS}:
+        raise ValueError(f"{path}: holds no batch, expected {', '.join([*TENSORS, *LISTS])}")
     for name, kind in LISTS.items():
         if not isinstance(parts[name], list) or not all(type(v) is kind for v in parts[name]):
             raise ValueError(f"{path}: batch.{name}: expected a list, each {kind.__name__}")
-    if any(part.ndim == 0 for part in tensors.values()) or len({len(part) for part in parts.values()}) != 1:
+    every = [*parts.values(), *extra.values()]
+    if any(isinstance(v, Tensor) and v.ndim == 0 for v in every) or len({len(v) for v in every}) != 1:
         raise ValueError(f"{path}: holds no batch of one length")
-    return Batch(**parts)
+    return Batch(**parts, extra=extra)
 
 
 def load_trained(module: MultiTaskModule, path: Path) -> None:

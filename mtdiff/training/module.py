@@ -135,7 +135,7 @@ class MultiTaskModule(lightning.LightningModule):
         draws = Draws.of(batch, latent_shape(backbone, batch), self.diffusion, time_shift)
         encoder = backbone if self.cache is None else self.cache
         latent = encoder.encode(batch.target)
-        condition = encode_condition(encoder, batch)
+        condition = encode_condition(encoder, batch, self.denoiser.method.encode_extra)
         if dropout is not None:
             condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)
