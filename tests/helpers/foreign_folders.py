@@ -3,6 +3,7 @@
     export PYTHONPATH=.:experiments
     python tests/helpers/foreign_folders.py number=500 seed=0    prints folders tried, refusals, crashes, peak memory
     python tests/helpers/foreign_folders.py only=123 seed=0      one folder again
+    python tests/helpers/foreign_folders.py notebooks=true       the analysis notebooks as well, which take seconds each
 
 Every file is cut, swollen, emptied, or replaced by a folder, a pipe or a link; every field of JSON and YAML is changed;
 links lie at every depth. Beside the folder lies a canary: a whole run folder with files of every name, which is never
@@ -28,6 +29,7 @@ from typing import Any
 
 import collect
 import export
+import matplotlib.pyplot as plt
 import numpy as np
 import sample
 import table
@@ -38,6 +40,7 @@ from little_study import pictures, result
 from run_folders import ABOUT, hole, make_run, picture
 
 from analysis import report as analysis_report
+from analysis.export import notebooks as list_notebooks
 from mtdiff.commands.run import refuse_another
 from mtdiff.errors import RunError
 from mtdiff.files import check_links
@@ -78,7 +81,7 @@ def make_foreign(folder: Path) -> Path:
 class Bench:
     """A good folder, the copy that is spoilt, the canary beside them, and what reads the copy."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, notebooks: bool = False) -> None:
         self.work, self.good, self.copy = work, make_foreign(work / "good"), work / "runs" / "foreign"
         make_foreign(work / "runs" / "neighbour")
         self.canary = make_foreign(work / "canary")
@@ -109,6 +112,8 @@ class Bench:
             "study": self.study,
             "resume": self.resume,
         }
+        if notebooks:
+            self.read["notebooks"] = self.run_notebooks
 
     def list_content(self) -> str:
         """A hash of all that lies in the canary and beside the folders: names, kinds, bytes."""
@@ -202,6 +207,16 @@ class Bench:
                 with contextlib.suppress(ValueError):
                     run.picture(task)
 
+    def run_notebooks(self) -> None:
+        """What `analysis/export.py` runs in a kernel, here in this process."""
+        for name, path in list_notebooks().items():
+            namespace: dict[str, Any] = {"RESULTS": f"{self.work}/runs/*/result.json"}
+            for cell in json.loads(path.read_text())["cells"]:
+                code = "".join(cell["source"])
+                if cell["cell_type"] == "code" and not code.startswith("RESULTS"):
+                    exec(compile(code, name, "exec"), namespace)  # noqa: S102
+            plt.close("all")
+
     def resume(self) -> None:
         """All that a run reads of its own folder when it goes on, before it trains and writes."""
         check_links(self.copy)
@@ -245,13 +260,13 @@ def attempt(bench: Bench, index: int, seed: int, report: Report) -> None:
     bench.looking = False
 
 
-def try_folders(numbers: range, seed: int) -> Iterator[str]:
+def try_folders(numbers: range, seed: int, notebooks: bool = False) -> Iterator[str]:
     """What came of it, in lines."""
     report = Report()
     signal.signal(signal.SIGALRM, late)
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bench = Bench(Path(work).resolve())
+        bench = Bench(Path(work).resolve(), notebooks)
         (bench.work / "out").mkdir()
         bench.content = bench.list_content()
         sys.addaudithook(bench.watch)
@@ -271,7 +286,7 @@ def main(arguments: list[str]) -> int:
     given = dict(argument.split("=", 1) for argument in arguments)
     only = given.get("only")
     numbers = range(int(given.get("number", 200))) if only is None else range(int(only), int(only) + 1)
-    lines = list(try_folders(numbers, int(given.get("seed", 0))))
+    lines = list(try_folders(numbers, int(given.get("seed", 0)), given.get("notebooks") == "true"))
     print("\n".join(lines))
     return 0 if any(line.endswith("crashes found: 0") for line in lines) else 1
 
