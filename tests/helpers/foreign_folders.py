@@ -214,7 +214,7 @@ class Bench:
             for cell in json.loads(path.read_text())["cells"]:
                 code = "".join(cell["source"])
                 if cell["cell_type"] == "code" and not code.startswith("RESULTS"):
-                    exec(compile(code, name, "exec"), namespace)  # noqa: S102
+                    exec(compile(code, name, "exec"), namespace)
             plt.close("all")
 
     def resume(self) -> None:
