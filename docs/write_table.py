@@ -1,8 +1,10 @@
-"""Write the README's figures anew from the committed results, between `<!-- figures: NAME -->` and `<!-- end -->`.
+"""Write the figures of the README and of these pages anew from the committed results.
 
-    python docs/write_table.py               rewrites README.md where a figure has changed
+    python docs/write_table.py               rewrites each page where a figure has changed
 
-So a new base or study changes the README by this command alone; a test holds the two together.
+`<!-- figures: NAME -->` begins one of the sections below, `<!-- table: FILES COLUMN ... -->` a table as
+`experiments/table.py` makes it, of files below experiments/results; both go to `<!-- end -->`. So a new base or study
+changes the pages by this command alone; a test holds them together.
 """
 
 import json
@@ -75,15 +77,34 @@ def default_lines() -> Iterator[str]:
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {"methods": method_lines, "default": default_lines}
 
 
+def table_lines(files: str, columns: str) -> Iterator[str]:
+    """files: patterns below experiments/results, with commas between. columns: `task/metric`, with spaces between."""
+    from mtdiff.results.find import find
+    from mtdiff.results.render import Footnotes, markdown_notes, markdown_table
+    from mtdiff.results.summary import summarise_found
+    from mtdiff.results.write import select_columns
+
+    found = find(",".join(str(RESULTS / pattern) for pattern in files.split(",")))
+    table, footnote = select_columns(summarise_found(found), columns.split()), Footnotes()
+    name = re.sub(r"\W+", "-", files)  # a page has several tables, and footnotes are of the whole page
+    for text in (markdown_table(table, footnote), markdown_notes(table, footnote)):
+        yield re.sub(r"\[\^(\d+)\]", rf"[^{name}-\1]", text) + "\n"
+
+
 def write_figures(text: str) -> str:
-    """The page with every section written anew."""
-    for name, lines in SECTIONS.items():
-        head = f"<!-- figures: {name} -->\n"
-        body = head + "\n".join(lines()) + "\n<!-- end -->"
-        text = re.sub(re.escape(head) + r".*?<!-- end -->", lambda _, body=body: body, text, flags=re.DOTALL)
-    return text
+    """A page with every section and table of it written anew."""
+
+    def write_section(match: re.Match[str]) -> str:
+        kind, named = match[1], match[2].split(maxsplit=1)
+        lines = SECTIONS[named[0]]() if kind == "figures" else table_lines(named[0], *named[1:] or [""])
+        return "\n".join([f"<!-- {kind}: {match[2]} -->", *lines, "<!-- end -->"])
+
+    return re.sub(r"<!-- (figures|table): ([^>]+?) -->\n.*?<!-- end -->", write_section, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    page = ROOT / "README.md"
-    page.write_text(write_figures(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        before = page.read_text(encoding="utf-8")
+        if (after := write_figures(before)) != before:
+            page.write_text(after, encoding="utf-8")
+            print(page.relative_to(ROOT))

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+POWER = 1.43
+"""(1.960 + 0.842) / 1.960: a true difference of so many half intervals is found at 5 % in 80 of 100 such studies."""
 RESAMPLES = 2000
 _CHUNK = 4_000_000  # indices drawn at once, to bound memory
 
@@ -30,6 +32,11 @@ class Difference(Interval):
 
     p: float = 1.0
     n: int = 0
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference that four of five such studies would find, by this one's interval."""
+        return None if self.low is None or self.high is None else POWER * (self.high - self.low) / 2
 
 
 def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:

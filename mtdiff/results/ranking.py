@@ -42,16 +42,18 @@ def rank_column(cells: Sequence[Cell], column: Column) -> list[Cell]:
             return cell
         if cell.interval.value == first.value:
             return replace(cell, best=True)
-        return replace(cell, tied=is_worse(cell, best, column.direction) is False)
+        return mark_tie(cell, best, column.direction)
 
     return [mark_cell(cell) for cell in cells]
 
 
-def is_worse(cell: Cell, best: Cell, direction: Direction) -> bool | None:
-    """By the paired test on the same examples where there are scores, else by the intervals."""
+def mark_tie(cell: Cell, best: Cell, direction: Direction) -> Cell:
+    """Whether a cell ties with the best: by the paired test on the same examples where there are scores, else by the
+    intervals. With the difference that such a test could have shown.
+    """
     found = compare_paired(cell.scores, best.scores)
     if found is not None:
-        return found.p < 0.05
+        return replace(cell, tied=True, detectable=found.detectable) if found.p >= 0.05 else cell
     assert cell.interval is not None
     assert best.interval is not None
-    return is_surely_worse(cell.interval, best.interval, direction)
+    return replace(cell, tied=is_surely_worse(cell.interval, best.interval, direction) is False)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mtdiff.results.escape import escape_html, escape_latex, escape_markdown
-from mtdiff.results.table import Cell, Cost, Line, Table, keep_columns
+from mtdiff.results.table import Cell, Cost, Line, Table, find_power, keep_columns
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 COSTS = ("trained", "parameters", "for all tasks", "FLOPs", "latency ms")
@@ -86,6 +86,14 @@ def texts(cell: Cell) -> tuple[str, str]:
     return number(i.value) + (" ≈" if cell.tied else ""), bounds
 
 
+def list_notes(table: Table) -> list[str]:
+    """What makes lines incomparable, and what ties could hide."""
+    sizes = {f"{c.task} {c.metric}": find_power(table, c) for c in table.columns}
+    found = ", ".join(f"{name} {number(size)}" for name, size in sizes.items() if size is not None)
+    power = [f"Four of five such studies would find a difference from the best of: {found}."] if found else []
+    return [*table.notes, *power]
+
+
 # Markdown
 
 
@@ -99,6 +107,13 @@ def markdown_cell(cell: Cell, footnote: Footnotes) -> str:
 
 def markdown(table: Table, asides: Sequence[Aside] = ()) -> str:
     footnote = Footnotes()
+    rows = markdown_table(table, footnote)
+    parts = [rows, LEGEND, markdown_notes(table, footnote), *(_markdown_aside(aside) for aside in asides)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(table: Table, footnote: Footnotes) -> str:
+    """The table alone; what its marks mean is left in `footnote`."""
     head = [
         "",
         *(f"{escape_markdown(c.task)}<br>{escape_markdown(c.metric)} {ARROWS[c.direction]}" for c in table.columns),
@@ -111,10 +126,14 @@ def markdown(table: Table, asides: Sequence[Aside] = ()) -> str:
             rows.append(["*references*", *["―"] * (len(head) - 1)])
         cells = [markdown_cell(cell, footnote) for cell in line.cells]
         rows.append([escape_markdown(line.label), *cells, seeds(line), *costs(line.cost)])
-    notes = "\n".join(f"- {escape_markdown(note)}" for note in table.notes)
+    return _markdown_rows(rows)
+
+
+def markdown_notes(table: Table, footnote: Footnotes) -> str:
+    """What makes lines incomparable, what ties could hide, and what the marks mean."""
+    notes = "\n".join(f"- {escape_markdown(note)}" for note in list_notes(table))
     reasons = "\n".join(f"[^{i}]: {escape_markdown(text)}" for i, text in enumerate(footnote.texts, 1))
-    parts = [_markdown_rows(rows), LEGEND, notes, reasons, *(_markdown_aside(aside) for aside in asides)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in (notes, reasons) if part)
 
 
 def _markdown_rows(rows: Sequence[Sequence[str]]) -> str:
@@ -188,7 +207,7 @@ def html_body(table: Table, asides: Sequence[Aside] = ()) -> str:
 
 
 def html_notes(table: Table, footnote: Footnotes) -> str:
-    notes = "".join(f"<li>{escape_html(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape_html(note)}</li>" for note in list_notes(table))
     reasons = "".join(f"<li>{escape_html(text)}</li>" for text in footnote.texts)
     body = [
         f"<p>{escape_html(LEGEND)}</p>",
@@ -244,7 +263,7 @@ def latex(table: Table, asides: Sequence[Aside] = ()) -> str:
     marks = (rf"\textsuperscript{{{i}}} {escape_latex(text)}" for i, text in enumerate(footnote.texts, 1))
     reasons = " ".join(map(end_sentence, marks))
     caption = " ".join(
-        part for part in (escape_latex(LEGEND), *(escape_latex(note) for note in table.notes), reasons) if part
+        part for part in (escape_latex(LEGEND), *(escape_latex(note) for note in list_notes(table)), reasons) if part
     )
     parts = [_latex_float(rows, len(names), caption)]
     for aside in asides:

@@ -22,7 +22,8 @@ class Column:
 class Cell:
     """interval: over seeds (Student's t) from two runs on, else over the one run's n examples.
 
-    best, tied: best of its column; not significantly worse than the best. reason: why there is no interval.
+    best, tied: best of its column; not significantly worse than the best. detectable: beside a tie, the smallest
+    difference from the best that four of five such studies would find. reason: why there is no interval.
     note: what is missing beside a value. values: by seed. scores: of each example, by seed, where the results carry
     them.
     """
@@ -32,6 +33,7 @@ class Cell:
     n: int = 0
     best: bool = False
     tied: bool = False
+    detectable: float | None = None
     reason: str | None = None
     note: str | None = None
     scores: Scores = field(default_factory=dict, repr=False)
@@ -70,6 +72,15 @@ class Table:
     columns: list[Column]
     lines: list[Line]
     notes: list[str]
+
+
+def find_power(table: Table, column: Column) -> float | None:
+    """The smallest difference from a column's best that four of five such studies would find for every line that ties
+    with it; None where none does.
+    """
+    i = table.columns.index(column)
+    found = (line.cells[i].detectable for line in table.lines)
+    return max((size for size in found if size is not None), default=None)
 
 
 def keep_columns(table: Table, columns: Sequence[Column]) -> Table:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mtdiff.results.ranking import is_surely_worse
 from mtdiff.results.render import ARROWS, number
-from mtdiff.results.table import Cell, Column, Line, Table
+from mtdiff.results.table import Cell, Column, Line, Table, find_power
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ def judge_task(table: Table, column: Column) -> Verdict:
         lead += ", the one line with a value."
     elif tied:
         lead = f"{measure}: a tie. {describe_line(best, i)} leads; not significantly worse: "
-        lead += ", ".join(describe_line(line, i) for line in tied) + "."
+        power = find_power(table, column)
+        lead += ", ".join(describe_line(line, i) for line in tied)
+        lead += "." if power is None else f"; four of five such studies would find a difference of {number(power)}."
     elif unsure:
         lead += " has the best value; whether that is chance cannot be said, since intervals are missing."
     else:
