@@ -5,9 +5,14 @@
 
     python experiments/sample.py adapter=<folder> base=<folder> task=edit prompt="..." image=in.png out=out.png
 
+    python experiments/sample.py run=runs/<name> task=joint_masked image=in.png known=picture out=out.png
+    python experiments/sample.py run=runs/<name> task=joint_label label=face-smiling out=out.png
+
 mask: white where the picture shall be drawn anew. seed=0 steps=20 image_guidance=1.5 text_guidance=3 are optional.
 inherit="{level: block, every: 3}" and switch="{light: runs/<other>, until: 500}" draw faster: docs/faster.md.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
+known: picture, masked or none, what joint_masked is given. label: of joint_label; without it one is predicted, for
+image= where that is given. What is drawn or said beside the picture goes to out.<name>.png, and to the terminal.
 adapter: of peft or diffusers, by others or by export.py, on base= or backbone=; sampling.sampler=ddim and other options
 are those of run.py.
 """
@@ -17,6 +22,7 @@ from typing import Any
 from mtdiff.commands.command import run_command
 
 FASTER = ("inherit", "switch")
+MODALITIES = ("known", "label")
 OPTIONS = ("run", "task", "prompt", "image", "mask", "out", "seed", "steps", "image_guidance", "text_guidance")
 WHERE = ("adapter", "device", "packages", "base")
 
@@ -25,10 +31,10 @@ def main(arguments: list[str]) -> None:
     from dataclasses import replace
 
     from mtdiff.commands.arguments import read_mapping, read_number
-    from mtdiff.commands.pictures import check_request, open_model, parse_request, write_picture
+    from mtdiff.commands.pictures import check_request, name_others, open_model, parse_request, write_picture
     from mtdiff.files import ENDINGS, check_writable
 
-    given, overrides = parse_request(arguments, (*OPTIONS, *FASTER, *WHERE))
+    given, overrides = parse_request(arguments, (*OPTIONS, *MODALITIES, *FASTER, *WHERE))
     seed, steps = read_number(given, "seed", int, 0, 0), read_number(given, "steps", int, low=1)
     scales = {name: read_number(given, f"{name}_guidance", float) for name in ("image", "text")}
     if steps is not None and steps > 1000:
@@ -43,9 +49,15 @@ def main(arguments: list[str]) -> None:
     model = load()
     own = model.painter.guidance.get(given["task"], Guidance())
     guidance = replace(own, **{name: scale for name, scale in scales.items() if scale is not None})
-    (drawn,) = model(given["task"], given.get("prompt", ""), image, mask, seed=seed, guidance=guidance)
-    write_picture(drawn, out)
-    print(out)
+    told = {key: given[key] for key in MODALITIES if key in given}
+    (answer,) = model.answer(
+        given["task"], given.get("prompt", ""), image, mask, seed=seed, guidance=guidance, given=told
+    )
+    for path, picture in {out: answer.picture, **name_others(out, answer.others)}.items():
+        write_picture(picture, path)
+        print(path)
+    for name, word in answer.said.items():
+        print(f"{name}: {word}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Need = Literal["picture", "caption", "edit", "removal", "labels", "order"]
+Need = Literal["picture", "caption", "edit", "removal", "labels", "order", "label"]
 """`picture`: an image to restore, with its caption. `caption`: the same to draw from the caption alone, so outside
 training it shows things whose names were seen, in combinations that were not. `edit`: a pair with an instruction.
-`removal`: a pair where an object is gone. `labels`, `order`: a picture with a map of what is where, or over what."""
+`removal`: a pair where an object is gone. `labels`, `order`: a picture with a map of what is where, or over what.
+`label`: a picture with the name of its one class."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Record:
 
     image: (3, H0, W0) uint8. `edited` has the same size; it, `instruction` and `edited_caption` are set together.
     map: (3, H0, W0) uint8, in the few colours of a palette (`mtdiff.tasks.label_maps`).
+    label: the name of what class the picture is of, else "".
     key: names the record, for reports and replay. kind: the source's own name for what changes (`skin tone`, `remove`).
     """
 
@@ -35,6 +37,7 @@ class Record:
     instruction: str | None = None
     edited_caption: str | None = None
     map: Tensor | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)

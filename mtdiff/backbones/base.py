@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
+from mtdiff.backbones.ending import Ending, Middle
 from mtdiff.types import Condition, Text
 
 SiteKind = Literal["ffn", "self_attention", "cross_attention", "block", "input"]
@@ -131,6 +132,14 @@ class Backbone(nn.Module, ABC):
     def convolutions(self) -> list[Site]:
         """The convolutions inside of residual blocks; a transformer has none."""
         return []
+
+    def ending(self) -> Ending:
+        """The denoiser's last layers, with a copy of them for another head. ValueError where they are not named."""
+        raise ValueError(f"method: {type(self).__name__} names no last layers for a head")
+
+    def middle(self) -> Middle:
+        """Where the middle of the denoiser can be read. ValueError where it is not named."""
+        raise ValueError(f"method: {type(self).__name__} names no middle for a head")
 
     def note_prompts(self, prompts: Sequence[str]) -> None:
         """Count prompts among `cut_prompts` that are not embedded, since their embeddings are known."""

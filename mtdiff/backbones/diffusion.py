@@ -54,6 +54,17 @@ class Diffusion:
         signal, level = self.coefficients(t)
         return signal * latent + level * noise
 
+    def aggregate(self, t: Tensor, strength: float) -> Tensor:
+        """Weight (B, 1, 1, 1) at t (B,) of a modality E that is aggregated with the picture (MT-Diffusion, 2407.17571).
+
+        z_t = sqrt(abar_t) z_0 + atil_t E + sqrt(1 - abar_t) eps. The paper has atil_t = sqrt(a_t) (w_t + atil_{t-1})
+        without w_t. Decided here: atil_t = c sqrt(abar_t) (1 - sqrt(abar_t)), 0 at both ends, with c the strength; so
+        w = c sqrt(abar_s) (sqrt(abar_s) - sqrt(abar_t)) for a jump from t to s, finite at zero terminal SNR. Since
+        z_t - atil_t E is a plain chain, a sampler may step on that one: the mean is then the plain one minus w E.
+        """
+        signal, _ = self.coefficients(t)
+        return strength * signal * (1 - signal)
+
     def target(self, latent: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the denoiser is regressed on, (B, C, h, w)."""
         if self.prediction == "epsilon":

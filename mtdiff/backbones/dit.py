@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
     block_parts,
@@ -105,6 +106,12 @@ class PixArt(LatentBackbone):
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         net = self.denoiser
         return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
+
+    def ending(self) -> Ending:
+        return transformer_ending(self.denoiser, self.denoiser.proj_out)
+
+    def middle(self) -> Middle:
+        return transformer_middle(self.denoiser)
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser)

@@ -21,6 +21,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.hub import explain_failure
 from mtdiff.backbones.latent import (
     LatentBackbone,
@@ -126,6 +127,12 @@ class LabelDiT(LatentBackbone):
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         net = self.denoiser
         return list(unit_parts(net, units)) if level == "unit" else block_parts(net.transformer_blocks, level)
+
+    def ending(self) -> Ending:
+        return transformer_ending(self.denoiser, self.denoiser.proj_out_2)
+
+    def middle(self) -> Middle:
+        return transformer_middle(self.denoiser)
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser)

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
     block_parts,
@@ -135,6 +136,12 @@ class StableDiffusion3(LatentBackbone):
         blocks = [module for module in net.modules() if isinstance(module, JointTransformerBlock)]
         layers = [getattr(block, name) for block in blocks for kind in units for name in LAYERS[kind]]
         return [Part(layer) for layer in layers if layer is not None]
+
+    def ending(self) -> Ending:
+        return transformer_ending(self.denoiser, self.denoiser.proj_out)
+
+    def middle(self) -> Middle:
+        return transformer_middle(self.denoiser)
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser, keep_last=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.ending import Ending, Middle, unet_ending, unet_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
     byte_tokenizer,
@@ -90,6 +91,12 @@ class StableDiffusionXL(LatentBackbone):
 
     def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
         return list(unet_parts(self.denoiser, level, units))
+
+    def ending(self) -> Ending:
+        return unet_ending(self.denoiser)
+
+    def middle(self) -> Middle:
+        return unet_middle(self.denoiser)
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return unet_drops(self.denoiser)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.ending import Ending, Middle, unet_ending, unet_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
     byte_tokenizer,
@@ -77,6 +78,12 @@ class StableDiffusion(LatentBackbone):
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return unet_drops(self.denoiser)
+
+    def ending(self) -> Ending:
+        return unet_ending(self.denoiser)
+
+    def middle(self) -> Middle:
+        return unet_middle(self.denoiser)
 
     def convolutions(self) -> list[Site]:
         return list(unet_convolutions(self.denoiser))

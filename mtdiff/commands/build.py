@@ -11,12 +11,13 @@ from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.results.phases import Phases
-from mtdiff.runs.adapter import check_start, read_light
+from mtdiff.runs.adapter import check_init, check_start, read_light
 
 WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 if TYPE_CHECKING:
     from mtdiff.backbones.base import Backbone
+    from mtdiff.data.source import Source
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.runs.experiment import Experiment
     from mtdiff.runs.judging import Trivial
@@ -34,9 +35,11 @@ def build_experiment(
 
     settings = Settings.read(plain)
     training, evaluation = settings.training, settings.evaluation
-    tasks = {name: construct(plain["task"][name]) for name in plain["tasks"]}
+    source = construct(plain["data"])
+    found = find_task_options(plain, source)
+    tasks = {name: construct({**plain["task"][name], **found.get(name, {})}) for name in plain["tasks"]}
     data = MixtureModule(
-        construct(plain["data"]),
+        source,
         tasks,
         {name: plain["weights"].get(name, 1.0) for name in tasks},
         batch_size=training.batch_size,
@@ -48,7 +51,7 @@ def build_experiment(
         temperature=training.temperature,
     )
     data.probe()
-    denoiser, untouched = build_denoisers(plain, settings)
+    denoiser, untouched, init = build_denoisers(plain, settings, found)
     module = MultiTaskModule(
         denoiser,
         training,
@@ -72,15 +75,29 @@ def build_experiment(
         phases=phases or Phases(shown=False),
         patience=float(plain["logger"]["patience"]),
         base=lambda: construct(plain["backbone"]),
+        found=found,
+        init=init,
     )
 
 
-def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Denoiser, Denoiser | None]":
-    """The base with the method on it, ready to be trained; and the untouched base, or None without baselines."""
+def find_task_options(plain: Mapping[str, Any], source: "Source") -> dict[str, dict[str, Any]]:
+    """Options of the run's tasks that follow from its data, by task; a task that needs none is left out."""
+    made = ((name, construct(plain["task"][name])) for name in plain["tasks"])
+    read = {name: dict(task.read_data(source.list_classes)) for name, task in made}
+    return {name: options for name, options in read.items() if options}
+
+
+def build_denoisers(
+    plain: Mapping[str, Any], settings: Settings, found: Mapping[str, Mapping[str, Any]]
+) -> "tuple[Denoiser, Denoiser | None, dict[str, Any] | None]":
+    """The base with the method on it, ready to be trained; the untouched base, or None without baselines; and what is
+    to be said of the run whose adapter it goes on with, or None. found: options of tasks that follow from the data.
+    """
     import torch
 
     from mtdiff.methods.untouched import Untouched
     from mtdiff.model.denoiser import Denoiser
+    from mtdiff.runs.continuation import continue_run
     from mtdiff.runs.load import load_adapter
     from mtdiff.training.memory import use_channels_last
 
@@ -88,6 +105,9 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
     denoiser = Denoiser(construct(plain["backbone"]), construct(plain["method"]), plain["tasks"])
     if (start := check_start(plain)) is not None:
         load_adapter(denoiser, start)
+    init = None
+    if (about := check_init(plain)) is not None:
+        init = continue_run(denoiser, about, plain["backbone"], found)
     denoiser.method.teach(denoiser.backbone, lambda: construct(plain["backbone"]))
     baselines, speed = settings.evaluation.baselines, settings.speed
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None
@@ -97,7 +117,7 @@ def build_denoisers(plain: Mapping[str, Any], settings: Settings) -> "tuple[Deno
         use_channels_last(denoiser.backbone)
     if speed.compile:
         denoiser.backbone.compile_denoiser(in_parts=plain["trainer"].get("strategy") == "fsdp")
-    return denoiser, untouched
+    return denoiser, untouched, init
 
 
 def read_other(plain: Mapping[str, Any], settings: Settings) -> "Denoiser | None":

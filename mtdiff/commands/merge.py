@@ -102,7 +102,7 @@ def merge_in(
     run.module.to(lightning.Trainer(**trainer_arguments(run.trainer), **quiet).strategy.root_device)
     names = {**chosen, "method": f"{results[0].method}_{rule.name}", "backbone": results[0].backbone}
     start = start_result(run, plain, names)
-    result = execute_merge(run, start, describe_adapter(plain), parts, rule, choose)
+    result = execute_merge(run, start, describe_adapter(plain, run.found), parts, rule, choose)
     announce(result, folder, "done")
     merged = result.method_report["merge"]
     print(f"- {rule.name} of {len(parts)} runs at scale {merged['scale']:g}, in {merged['seconds']['merge']:.2f} s")

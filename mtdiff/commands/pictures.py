@@ -110,6 +110,11 @@ def check_request(node: Mapping[str, Any], given: Mapping[str, str]) -> "tuple[I
     return image, mask
 
 
+def name_others(out: Path, others: "Mapping[str, Image.Image]") -> "dict[Path, Image.Image]":
+    """Files for what is drawn beside the picture: `out.masked.png` beside `out.png`."""
+    return {out.with_name(f"{out.stem}.{name}{out.suffix}"): picture for name, picture in others.items()}
+
+
 def write_picture(picture: "Image.Image", path: Path) -> None:
     try:
         picture.save(path)

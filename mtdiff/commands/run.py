@@ -38,7 +38,7 @@ def hash_configuration(plain: Mapping[str, Any]) -> str:
 
 def identify(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run another experiment."""
-    kept = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+    kept = {k: v for k, v in plain.items() if k not in NOT_IDENTITY and not (k == "init_from" and v is None)}
     if all(isinstance(kept.get(k), kind) for k, kind in (("task", dict), ("tasks", list), ("weights", dict))):
         kept["task"] = {name: kept["task"][name] for name in list_compared_tasks(kept)}
     if isinstance(kept.get("training"), Mapping):
@@ -91,10 +91,10 @@ def list_others(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name not in OURS)
 
 
-def describe_adapter(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """What `adapter.json` says of a run."""
+def describe_adapter(plain: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `adapter.json` says of a run. found: options of its tasks that follow from its data."""
     about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"]}
-    about |= {"task": {name: plain["task"][name] for name in list_compared_tasks(plain)}}
+    about |= {"task": {name: {**plain["task"][name], **found.get(name, {})} for name in list_compared_tasks(plain)}}
     return about | {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
 
 
@@ -147,7 +147,7 @@ def run_in(folder: Path, plain: Mapping[str, Any], chosen: Mapping[str, str], tr
     from mtdiff.runs.execute import execute
 
     start = start_result(made, plain, chosen)
-    result = execute(made, start, describe_adapter(plain))
+    result = execute(made, start, describe_adapter(plain, made.found))
     if first_process():
         announce(result, folder, "done")
         for name, count in made.data.count_skipped().items():

@@ -97,7 +97,7 @@ class Sampling:
     """
 
     steps: int = 20
-    sampler: Literal["ddim", "dpm++"] = "ddim"
+    sampler: Literal["ddim", "dpm++", "ddpm"] = "ddim"
     guidance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     keep_known: bool = True
     inherit: Mapping[str, Any] | None = None

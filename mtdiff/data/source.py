@@ -28,6 +28,10 @@ class Source(ABC):
         """Training records by shape, a source each (`mtdiff.data.buckets`); itself where all are alike."""
         return [self]
 
+    def list_classes(self) -> Sequence[str]:
+        """Names of the classes that training records of the kind `label` have, in a fixed order."""
+        return []
+
     def count_skipped(self) -> Mapping[str, int]:
         """Records that could not be read and were replaced so far, by `need/split`; none where all are made here."""
         return {}

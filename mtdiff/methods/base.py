@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mtdiff.backbones.base import Backbone, Encoder
 from mtdiff.methods.layout import ChannelConcat, Layout
 from mtdiff.methods.merging import CannotMerge, Rule
+from mtdiff.methods.process import Process
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.taskwise import TaskConv2d, TaskLayerNorm
 from mtdiff.types import Condition
@@ -45,6 +46,11 @@ class Method(ABC):
         to be zeros in such a row, and where a text is dropped it becomes zeros as well.
         """
         return {}
+
+    @property
+    def process(self) -> Process | None:
+        """What is mixed into noisy latents beside the picture; None: the base's own process. Asked after `adapt`."""
+        return None
 
     @property
     def error_weight(self) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from mtdiff.metrics.embedding import MeasuringClip
+from mtdiff.metrics.joint import LABEL_TIMES, MASKED_SHARES, AtMaskedShare, LabelAccuracy
 from mtdiff.metrics.label_maps import MeanIoU, PixelAccuracy
 from mtdiff.metrics.measures import (
     CaptionSimilarity,
@@ -13,6 +14,7 @@ from mtdiff.metrics.measures import (
     DirectionalImage,
     Frechet,
     Kernel,
+    Measure,
     Pairwise,
     Perceptual,
 )
@@ -41,7 +43,7 @@ class Networks:
 def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> Judge:
     """Build the judge that knows every metric that the package's tasks name."""
     n = networks
-    measures = {
+    measures: dict[str, Measure] = {
         "psnr": Pairwise("psnr", psnr),
         "ssim": Pairwise("ssim", ssim),
         "colour": Pairwise("ciede2000", ciede2000),
@@ -54,4 +56,8 @@ def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> 
         "frechet": Frechet(n.frechet, n.features),
         "kernel": Kernel(n.kernel, n.features, n.kernel_estimate),
     }
+    restored = {"perceptual": Perceptual(n.perceptual, n.lpips), "psnr": Pairwise("psnr", psnr)}
+    for level in MASKED_SHARES:
+        measures |= {f"{name}_masked_{level}": AtMaskedShare(measure, level) for name, measure in restored.items()}
+    measures |= {f"label_{level}": LabelAccuracy(level) for level in LABEL_TIMES} | {"label": LabelAccuracy()}
     return Judge(measures, range_mistake=range_mistake)

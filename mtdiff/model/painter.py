@@ -4,16 +4,27 @@ Letters: B batch, C latent channels, H W pixels, h w latent size.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mtdiff.methods.process import Course
 from mtdiff.model.conditioning import encode_condition
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.drawing import Drawing, Step, Switch, map_tasks, plan_steps
 from mtdiff.model.inheritance import Inheritance
-from mtdiff.model.sampling import Denoise, Guidance, Known, guide, make_scheduler, paste_known, sample, set_times
+from mtdiff.model.sampling import (
+    Denoise,
+    Guidance,
+    Known,
+    check_mixing,
+    guide,
+    make_scheduler,
+    paste_known,
+    sample,
+    set_times,
+)
 from mtdiff.rng import torch_rng
 from mtdiff.types import Batch, Condition
 
@@ -23,6 +34,19 @@ Draw = Callable[[Batch, Tensor], Tensor]  # batch, noise (B, C, h, w) -> picture
 def first_noise(batch: Batch, shape: tuple[int, int, int], seed: int) -> Tensor:
     """Draw noise (B, C, h, w) from each example's key alone, so that every method starts from the same."""
     return torch.stack([torch.randn(shape, generator=torch_rng(seed, "noise", key)) for key in batch.key])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """pictures (B, 3, H, W) in [-1, 1]; others: of other modalities, by name; numbers: (B,) int64, by name.
+
+    asked: by the name of one of `others`, for which samples (B,) bool it was asked; a number of 0 was not.
+    """
+
+    pictures: Tensor
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: Mapping[str, Tensor] = field(default_factory=dict)
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,26 +71,53 @@ class Painter:
         if self.inherit is not None:
             for model in models:
                 self.inherit.find_parts(model)
+        if any(model.method.process is not None for model in models):
+            self._check_process()
         if self.switch is not None:
             map_tasks(self.denoiser.tasks, self.switch.light.tasks)
+
+    def _check_process(self) -> None:
+        """A process that guesses needs every step whole, in a sampler that knows it."""
+        check_mixing(self.sampler, self.denoiser.backbone.scheduler)
+        for name, value in (("inherit", self.inherit), ("switch", self.switch)):
+            if value is not None:
+                raise ValueError(f"sampling.{name}: expected null, since this method guesses anew at every step")
 
     @torch.no_grad()
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw pictures (B, 3, H, W) in [-1, 1] for a batch of any tasks, from noise (B, C, h, w)."""
-        batch = batch.to(self.denoiser.device)
-        condition = encode_condition(self.denoiser.backbone, batch, self.denoiser.method.encode_extra)
-        pictures = self.denoiser.backbone.decode(self.draw_latents(condition, noise.to(self.denoiser.device)))
-        return paste_known(pictures, batch.source, batch.mask) if self.keep_known else pictures
+        return self.answer(batch, noise).pictures
 
     @torch.no_grad()
-    def draw_latents(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Draw latents (B, C, h, w) for an encoded condition, from noise of that shape."""
+    def answer(self, batch: Batch, noise: Tensor) -> Drawn:
+        """Draw pictures as `draw` does, and whatever the method says beside them."""
+        batch, backbone = batch.to(self.denoiser.device), self.denoiser.backbone
+        condition = encode_condition(backbone, batch, self.denoiser.method.encode_extra)
+        process = self.denoiser.method.process
+        course = None if process is None else process.start(condition)
+        pictures = backbone.decode(self.draw_latents(condition, noise.to(self.denoiser.device), course))
+        pictures = paste_known(pictures, batch.source, batch.mask) if self.keep_known else pictures
+        if course is None:
+            return Drawn(pictures)
+        said = course.answer()
+        asked = {name: latent.flatten(1).any(1) for name, latent in said.latents.items()}
+        others = {name: backbone.decode(latent) for name, latent in said.latents.items() if asked[name].any()}
+        return Drawn(pictures, others, asked, said.numbers)
+
+    @torch.no_grad()
+    def draw_latents(self, condition: Condition, noise: Tensor, course: Course | None = None) -> Tensor:
+        """Draw latents (B, C, h, w) for an encoded condition, from noise of that shape.
+
+        course: of the method's process, where it has one.
+        """
         backbone, tasks = self.denoiser.backbone, self.denoiser.tasks
         scales = [self.guidance.get(tasks[k], Guidance()) for k in condition.task.tolist()]
-        guided = guide(condition, backbone.embed([""]), scales)
+        guided = guide(condition if course is None else course.condition, backbone.embed([""]), scales)
         known = Known.of(condition) if self.keep_known else None
+        if course is not None and course.held is not None:
+            known = Known.with_held(known, course.held)
         scheduler = make_scheduler(self.sampler, backbone.scheduler)
-        return sample(self.start(noise.device), scheduler, guided, noise, self.steps, known)
+        return sample(self.start(noise.device), scheduler, guided, noise, self.steps, known, course)
 
     def plan(self) -> list[Step]:
         """What every step of a drawing computes."""

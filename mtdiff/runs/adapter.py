@@ -96,14 +96,26 @@ def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base:
 
 def check_start(plain: Mapping[str, Any]) -> About | None:
     """The run that `training.start` of a configuration names. ValueError where its adapter does not belong there."""
-    start = plain["training"].get("start")
+    return read_earlier(plain, "training.start", plain["training"].get("start"), ("method", "backbone", "tasks"))
+
+
+def check_init(plain: Mapping[str, Any]) -> About | None:
+    """The run that `init_from` of a configuration names. ValueError where its method or base is another."""
+    start = plain.get("init_from")
+    if start is not None and plain["training"].get("start") is not None:
+        raise ValueError(f"init_from={shown(start)}: expected null with training.start, which names a run too")
+    return read_earlier(plain, "init_from", start, ("method", "backbone"))
+
+
+def read_earlier(plain: Mapping[str, Any], option: str, start: Any, keys: Sequence[str]) -> About | None:
+    """A run whose adapter is to be trained further, as an option names it; None for null. keys: what must be equal."""
     if start is None:
         return None
     if not isinstance(start, str) or not start:
-        raise ValueError(f"training.start={shown(start)}: expected the folder of a run, or null")
+        raise ValueError(f"{option}={shown(start)}: expected the folder of a run, or null")
     packages = (*PACKAGES, *plain["packages"])
-    about = read_about(Path(start), packages, plain["backbone"].get("weights"), "training.start")
-    for key in ("method", "backbone", "tasks"):  # what a task is in detail may change on the way
+    about = read_about(Path(start), packages, plain["backbone"].get("weights"), option)
+    for key in keys:  # what a task is in detail may change on the way
         there, own = (fill_defaults(x)[key] for x in (about.content, plain))
         if there != own:
             expected = f"expected its own, {shown(about.content[key])}"

@@ -29,6 +29,7 @@ class Experiment:
     untouched: the base beside it, judged too; None: not judged. trivial: answers that need no model, by task and batch.
     trainer: Lightning's arguments. patience: seconds that a logger may take to start and to end. base: reads the base
     model once more, to tell how far training has moved it; None: not told. phases: where the run says how far it is.
+    found: options of tasks that follow from the data. init: what is to be said of the run that it goes on from.
     """
 
     module: MultiTaskModule
@@ -45,6 +46,13 @@ class Experiment:
     phases: Phases = field(default_factory=lambda: Phases(shown=False))
     patience: float = 60.0
     base: Callable[[], Backbone] | None = None
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    init: Mapping[str, Any] | None = None
+
+    def describe_origin(self) -> dict[str, Any]:
+        """For `Result.method_report`: what the run has from its data, and from an earlier run."""
+        told = {} if not self.found else {"task_options": {name: dict(node) for name, node in self.found.items()}}
+        return told if self.init is None else {**told, "init_from": dict(self.init)}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of training, for what runs outside of the Trainer."""

@@ -56,12 +56,23 @@ def fold_network(model: Model, task: str) -> StableDiffusion:
     backbone, takes = model.painter.denoiser.backbone, model.takes[task]
     if not isinstance(backbone, StableDiffusion):
         raise CannotFold(f"{type(backbone).__name__}: only Stable Diffusion's family is exported as a pipeline")
+    refuse_modalities(model, task)
     model.painter.denoiser.method.fold(backbone, list(model.tasks).index(task))
     (site,) = backbone.sites("input")
     assert isinstance(site.module, nn.Conv2d)
     site.replace(arrange_input(site.module, takes, backbone))
     backbone.sync_config()
     return backbone
+
+
+def refuse_modalities(model: Model, task: str) -> None:
+    """CannotFold for a task of several modalities, where the model's process mixes them."""
+    named = model.tasks[task].modalities
+    if named and model.painter.denoiser.method.process is not None:
+        raise CannotFold(
+            f"task={task}: its {', '.join(named)} is mixed into the noise and guessed by a head at every step, which "
+            "no plain pipeline does"
+        )
 
 
 def export_pipeline(model: Model, task: str, out: str | Path) -> str:

@@ -4,8 +4,8 @@ Letters: B batch, H W pixels, S the model's side in pixels.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,24 @@ from torch import Tensor
 
 from mtdiff.config.schema import refuse
 from mtdiff.files import shown
-from mtdiff.model.painter import Painter, first_noise
+from mtdiff.model.painter import Drawn, Painter, first_noise
 from mtdiff.model.sampling import Guidance
 from mtdiff.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.takes import Takes
-from mtdiff.types import Batch
+from mtdiff.types import Batch, Example
 
 log = logging.getLogger(__name__)
 Picture = Image.Image | Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request is answered with. others: pictures of other modalities, by name. said: what is no picture."""
+
+    picture: Image.Image
+    others: Mapping[str, Image.Image] = field(default_factory=dict)
+    said: Mapping[str, str] = field(default_factory=dict)
 
 
 class Model:
@@ -38,7 +47,6 @@ class Model:
         """Side of its pictures in pixels."""
         return self.painter.denoiser.backbone.size
 
-    @torch.no_grad()
     def __call__(
         self,
         task: str | Sequence[str],
@@ -48,34 +56,69 @@ class Model:
         *,
         seed: int = 0,
         guidance: Guidance | None = None,
+        given: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
     ) -> list[Image.Image]:
         """Draw pictures for one request or several; a single value serves every request.
 
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
         drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
-        guidance: over the run's own.
+        guidance: over the run's own. given: what a task of several modalities takes besides, such as {"label": ...}.
         """
+        answers = self.answer(task, prompt, image, mask, seed=seed, guidance=guidance, given=given)
+        return [answer.picture for answer in answers]
+
+    @torch.no_grad()
+    def answer(
+        self,
+        task: str | Sequence[str],
+        prompt: str | Sequence[str] = "",
+        image: Picture | Sequence[Picture | None] | None = None,
+        mask: Picture | Sequence[Picture | None] | None = None,
+        *,
+        seed: int = 0,
+        guidance: Guidance | None = None,
+        given: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Answer]:
+        """As a call, with all that the model draws or says beside the pictures."""
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed={shown(seed)}: expected a whole number of at least 0")
-        columns = _broadcast_columns(task=task, prompt=prompt, image=image, mask=mask)
-        requests = [self._read_request(*row) for row in zip(*columns, strict=True)]
-        source, hole = (torch.stack(part) for part in zip(*requests, strict=True))
-        prompts, names = [str(p) for p in columns[1]], list(self.tasks)
-        ids = torch.tensor([names.index(t) for t in columns[0]])
-        keys, seeds = [f"request {i}" for i in range(len(ids))], [0] * len(ids)
-        batch = Batch(source, source, hole, prompts, ids, keys, prompts, prompts, seeds)
+        columns = _broadcast_columns(task=task, prompt=prompt, image=image, mask=mask, given=given)
+        examples = [self._read_request(i, *row) for i, row in enumerate(zip(*columns, strict=True))]
+        batch, names = Batch.collate(examples), list(self.tasks)
         noise = first_noise(batch, self.painter.denoiser.backbone.latent_shape, seed)
         scales = self.painter.guidance if guidance is None else dict.fromkeys(names, guidance)
-        drawn = [to_pil(picture) for picture in replace(self.painter, guidance=scales).draw(batch, noise)]
+        drawn = replace(self.painter, guidance=scales).answer(batch, noise)
+        answers = [self._make_answer(columns[0][i], drawn, i) for i in range(len(examples))]
         for start, tokens in self.painter.denoiser.backbone.cut_prompts().items():
-            if any(p.startswith(start) for p in prompts):
+            if any(p.startswith(start) for p in batch.prompt):
                 log.warning("prompt=%s: cut after %d tokens, the most that the base reads", shown(start, 60), tokens)
-        return drawn
+        return answers
+
+    def _make_answer(self, task: str, drawn: Drawn, i: int) -> Answer:
+        """The answer to request i."""
+        others = {name: to_pil(pictures[i]) for name, pictures in drawn.others.items() if drawn.asked[name][i]}
+        numbers = {name: int(values[i]) for name, values in drawn.numbers.items()}
+        return Answer(to_pil(drawn.pictures[i]), others, self.tasks[task].name_numbers(numbers))
 
     def _read_request(
+        self,
+        number: int,
+        task: str,
+        prompt: str,
+        image: Picture | None,
+        mask: Picture | None,
+        given: Mapping[str, str] | None,
+    ) -> Example:
+        """Make the example of a request, whose target nothing reads; ValueError where the task does not take it."""
+        source, hole = self._read_pictures(task, prompt, image, mask)
+        key, index = f"request {number}", list(self.tasks).index(task)
+        example = Example(source, source, hole, str(prompt), index, key, str(prompt), str(prompt))
+        return self.tasks[task].read_request(example, given or {})
+
+    def _read_pictures(
         self, task: str, prompt: str, image: Picture | None, mask: Picture | None
     ) -> tuple[Tensor, Tensor]:
-        """Return source (3, S, S) and mask (1, S, S) of one request; ValueError where the task does not take it."""
+        """Return source (3, S, S) and mask (1, S, S) of one request."""
         if not isinstance(task, str) or task not in self.tasks:
             raise refuse("task", task, self.tasks)
         self.takes[task].check(task, prompt=prompt, image=image is not None, mask=mask is not None)

@@ -8,17 +8,18 @@ Letters: H W picture. Values in [-1, 1], masks in {0, 1}.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtdiff.files import shown
 from mtdiff.rng import numpy_rng
-from mtdiff.types import Example, Need, Record
+from mtdiff.types import Batch, Example, Need, Record
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,15 @@ class Task(ABC):
     metrics: one value per example or per list of examples; the table of a run shows them in this order.
     references: trivial answers that suit the task beside those that follow from its masks, by their names in
     `baselines.trivial`.
+    optional: of `image` and `prompt`, what a request may bring or leave out, whatever examples have.
+    modalities: what a method may draw beside the picture, or be told of it (`Example.extra`).
     """
 
     name: str
     metrics: ClassVar[tuple[Metric, ...]]
     references: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[frozenset[str]] = frozenset()
+    modalities: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -63,6 +68,24 @@ class Task(ABC):
         if need not in ("edit", "removal"):
             return plain
         return replace(plain, kind="pair", edited=noise, instruction="change it", edited_caption="a picture")
+
+    def read_data(self, list_classes: Callable[[], Sequence[str]]) -> Mapping[str, Any]:
+        """Options that follow from a run's training data, and are recorded with the run. list_classes: its labels."""
+        return {}
+
+    def ask(self, batch: Batch) -> Batch | None:
+        """Test examples of this task as questions whose answers are no pictures; None where nothing is asked."""
+        return None
+
+    def read_request(self, example: Example, given: Mapping[str, str]) -> Example:
+        """The example that a request makes. given: what it says beside prompt, image, mask; ValueError if in vain."""
+        for name, value in given.items():
+            raise ValueError(f"{name}={shown(value)}: task {self.name!r} takes none")
+        return example
+
+    def name_numbers(self, numbers: Mapping[str, int]) -> dict[str, str]:
+        """In words what a drawing has said of one request beside its picture; 0 is nothing."""
+        return {}
 
     @abstractmethod
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:

@@ -17,6 +17,7 @@ class Takes:
     image: bool
     prompt: bool
     mask: bool
+    optional: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, task: Task) -> "Takes":
@@ -26,17 +27,20 @@ class Takes:
             image=any(bool((e.mask < 1).any()) for e in made),
             prompt=all(e.prompt for e in made),
             mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
+            optional=task.optional,
         )
 
     def check(self, task: str, *, prompt: object, image: bool, mask: bool) -> None:
         """Refuse a request that lacks what the task needs, or has what it does not take. task: its name."""
         check_prompt(prompt)
         for what, given, wanted in (("image", image, self.image), ("prompt", bool(str(prompt).strip()), self.prompt)):
-            if wanted and not given:
+            if wanted and not given and what not in self.optional:
                 raise ValueError(f"{what}: task {task!r} needs one")
         for what, given, wanted in (("image", image, self.image), ("mask", mask, self.mask)):
-            if given and not wanted:
+            if given and not wanted and what not in self.optional:
                 raise ValueError(f"{what}: task {task!r} takes none")
+        if mask and not image:
+            raise ValueError("mask: needs an image too")
 
 
 def check_prompt(prompt: object) -> None:

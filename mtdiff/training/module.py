@@ -136,10 +136,12 @@ class MultiTaskModule(lightning.LightningModule):
         encoder = backbone if self.cache is None else self.cache
         latent = encoder.encode(batch.target)
         condition = encode_condition(encoder, batch, self.denoiser.method.encode_extra)
-        if dropout is not None:
-            condition = dropout(condition, self.empty_text(), draws.u)
         noise = draws.noise.to(latent)
         noisy, target = (f(latent, noise, draws.t) for f in (self.diffusion.noisy, self.diffusion.target))
+        if (process := self.denoiser.method.process) is not None:
+            noisy, condition = process.mix(noisy, draws.t, condition)
+        if dropout is not None:
+            condition = dropout(condition, self.empty_text(), draws.u)
         return noisy, draws.t, condition, target
 
     def empty_text(self) -> Text:

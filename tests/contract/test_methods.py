@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from method_cases import CANNOT_FOLD, CASES, CONFIGS, NAMES, adapted, base, make, options, shake
+from method_cases import CANNOT_FOLD, CASES, CONFIGS, NAMES, adapted, base, make, mix, options, shake
 from safetensors.torch import load_file, save_file
 from tiny import BACKBONES, TASKS, inputs, sd15_shapes, sdxl_shapes
 from torch import Tensor
@@ -31,7 +31,11 @@ def run(denoiser: Denoiser, task: list[int], seed: int = 0) -> Tensor:
 
 def gradients(denoiser: Denoiser, task: list[int], seed: int = 0) -> dict[str, Tensor]:
     denoiser.zero_grad()
-    denoiser(*inputs(denoiser.backbone, task, seed)).square().mean().backward()
+    given = mix(denoiser, *inputs(denoiser.backbone, task, seed))
+    loss = denoiser(*given).square().mean()
+    if denoiser.method.process is not None:
+        loss = loss + sum(error.mean() for error in denoiser.extra_errors(*given).values())
+    loss.backward()
     return {k: p.grad for k, p in denoiser.backbone.denoiser.named_parameters() if p.grad is not None}
 
 
@@ -218,6 +222,11 @@ def test_yaml_says_every_option_with_its_default(name: str) -> None:
         ("dtr", {"alpha": 0.0}),
         ("dtr", {"beta": 1.5}),
         ("one_pic", {"train": "dora"}),
+        ("joint", {"picture": "M"}),
+        ("joint", {"label": "U"}),
+        ("joint", {"strength": -1.0}),
+        ("joint", {"head_weight": float("inf")}),
+        ("joint", {"classes": 1}),
     ],
 )
 def test_wrong_option_gets_one_line(name: str, wrong: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Every method of configs/method and variants of them, on the tiny backbones: what the contract battery runs over."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 import yaml
 from tiny import BACKBONES, TASKS
+from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.base import Method
 from mtdiff.model.denoiser import Denoiser
+from mtdiff.types import Condition
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs" / "method"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -28,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ia3 per_task=false": {},
     "dtr routing=task_timestep": {},
     "dtr random=true": {},
+    "joint label=E": {"picture": "U"},
     "one_pic train=full": {"noise_context": True, "loss_region": "all"},
 }
 CASES = [*NAMES, *VARIANTS]
@@ -57,6 +61,17 @@ def adapted(case: str, backbone: str, shaken: float = 0.0) -> Denoiser:
     torch.manual_seed(1)
     denoiser = Denoiser(copy.deepcopy(base(backbone)), make(case), TASKS)
     return shake(denoiser, shaken)
+
+
+def mix(denoiser: Denoiser, noisy: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:
+    """What training gives the network: with both modalities in each sample where the method has a process."""
+    method = denoiser.method
+    if method.process is None:
+        return noisy, t, condition
+    brought = {"masked": torch.ones_like(condition.task), "label": torch.arange(len(noisy)) + 1}
+    given = replace(condition, extra={**condition.extra, **method.encode_extra(denoiser.backbone, brought)})
+    mixed, given = method.process.mix(noisy, t, given)
+    return mixed, t, given
 
 
 @torch.no_grad()

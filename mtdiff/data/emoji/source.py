@@ -97,6 +97,8 @@ class EmojiSource(Source):
             return self._pair("remove", self.editor.edit(Change("remove", emoji, emoji), style, split, rng))
         scene = self._compose(need, split, place, rng)
         plain = Record(self.draw(scene), scene.caption, scene.key)
+        if need == "label":
+            return replace(plain, label=self._main(need, split, place)[1].subcategory)
         return replace(plain, map=self._map(need, scene)) if need in MAPS else plain
 
     def scene(self, kind: Need, split: Split, index: int, rng: np.random.Generator) -> Scene:
@@ -119,6 +121,10 @@ class EmojiSource(Source):
         """All that a tokenizer should know, each once: captions, their parts, and every instruction filled in."""
         portraits, found = self.portraits(split), self._plan(split).changes
         return list(dict.fromkeys([*captions(portraits), *instructions(self.pack, found)]))
+
+    def list_classes(self) -> list[str]:
+        """The subcategories of the training emoji."""
+        return sorted({emoji.subcategory for emoji in self.pack.of("train")})
 
     # Choosing
 
@@ -150,7 +156,7 @@ class EmojiSource(Source):
         """Main emoji of a split's records: its own, or training emoji where a name or a combination is tested."""
         if need == "removal":
             return self._removable
-        return self.pack.of(split if need in ("picture", *MAPS) else "train")
+        return self.pack.of(split if need in ("picture", "label", *MAPS) else "train")
 
     def _place(self, need: Need, split: Split, index: int) -> int:
         """Where record `index` stands in its pool or plan: neighbours differ in kind, style and category."""
@@ -165,14 +171,15 @@ class EmojiSource(Source):
         return self.pack.styles[place // len(pool)], pool[place % len(pool)]
 
     def _compose(self, need: Need, split: Split, place: int, rng: np.random.Generator) -> Scene:
-        """A single emoji or a scene of one to three; captions of held-out splits always show a held-out combination."""
+        """A single emoji or a scene of one to three; a label is of a single one, and captions of held-out splits always
+        show a held-out combination."""
         style, emoji = self._main(need, split, place)
         main = Portrait(style, emoji, self.composer.tone(emoji.tones, rng))
         if need in MAPS:
             others = self.composer.choose_company(main, choose(MAPS[need], rng), self._pool(need, split), split, rng)
             return self.composer.pile([main, *others], rng)
         held = need == "caption" and split != "train"
-        if not held and rng.random() >= self.scenes:
+        if need == "label" or (not held and rng.random() >= self.scenes):
             return self.composer.make_single(main, rng)
         companions = choose((1, 1, 2) if held else (0, 1, 1, 1, 2, 2), rng)
         pool = self._pool(need, split)

@@ -57,6 +57,8 @@ def row_sample(table: Table, split: Split, index: int) -> Sample | None:
 def record_sample(record: Record, need: Need) -> Sample:
     """A record as a row; its map, where it has one, is the column that the kind of record is read from."""
     sample: dict[str, Any] = {"key": record.key, "image": png(record.image), "caption": record.caption}
+    if record.label:
+        return {**sample, "label": record.label}
     if record.map is not None:
         return {**sample, need: png(record.map)}
     if record.edited is None:

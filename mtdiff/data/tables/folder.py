@@ -33,7 +33,7 @@ from mtdiff.data.tables.metadata import (
     picture_column,
     picture_names,
 )
-from mtdiff.data.tables.table import Row, Table, find_split
+from mtdiff.data.tables.table import Row, Table, find_split, mend_text
 from mtdiff.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
@@ -96,6 +96,10 @@ class Folder(Table):
             for column in (picture_column(name),)
         }
         return Row(f"{folder.name}/{next(iter(picture_names(cells).values()))}#{place}", columns)
+
+    def read_cell(self, split: Split, index: int, column: str) -> Any:
+        file, place = (int(v) for v in self._rows[split][index])
+        return mend_text(self._files[file].cells(place).get(column))
 
     def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
         file, place = (int(v) for v in self._rows[split][index])

@@ -3,7 +3,8 @@
     data=folder data.edit=/pictures/edits tasks=[edit]
 
 Every kind of record (`source.Need`) has a table of its own: `caption` feeds text_to_image, `edit` edit, `picture`
-super_resolution, inpaint's holes and other restorations, `removal` inpaint's removals, `labels` segment, `order` order.
+super_resolution, inpaint's holes and other restorations, `removal` inpaint's removals, `labels` segment, `order` order,
+`label` joint_label.
 """
 
 import logging
@@ -40,6 +41,7 @@ NEEDED: Mapping[Need, tuple[str, ...]] = {
     "removal": PAIR,
     "labels": ("image", "labels"),
     "order": ("image", "order"),
+    "label": ("image", "label"),
 }
 MAPS = ("labels", "order")
 """Roles of pictures whose colours mean something, so that none may be mixed."""
@@ -51,7 +53,8 @@ WINDOW = 8
 
 
 class TableSource(Source):
-    """caption, edit, picture, removal, labels, order: a path, a URL of shards, or a table; null where there is none.
+    """caption, edit, picture, removal, labels, order, label: a path, a URL of shards, or a table; null where there is
+    none.
 
     A path is a folder with metadata.jsonl, one written by `datasets`' save_to_disk, or shards with an index.
     size: side of the pictures in pixels: the largest centred square, resized (bicubic, antialiased).
@@ -75,6 +78,7 @@ class TableSource(Source):
         bucket_step: int = 64,
         labels: str | Table | None = None,
         order: str | Table | None = None,
+        label: str | Table | None = None,
     ) -> None:
         if not isinstance(size, int) or size < 16:
             raise ValueError(f"data.size={size!r}: expected a whole number of at least 16")
@@ -88,6 +92,7 @@ class TableSource(Source):
             "removal": removal,
             "labels": labels,
             "order": order,
+            "label": label,
         }
         self.side, self.max_pixels, self.counts = size, max_pixels, dict(counts or {})
         self.tables: dict[Need, Table] = {n: narrow(n, open_table(n, t)) for n, t in given.items() if t is not None}
@@ -140,13 +145,28 @@ class TableSource(Source):
             image, shown_map = self._pictures(cells, ("image", need))
             return Record(image, texts["caption"], row.key, map=shown_map)
         if "instruction" not in NEEDED[need]:
+            label = read_label(cells.get("label")) if need == "label" else ""
             (image,) = self._pictures(cells, ("image",))
-            return Record(image, texts["caption"], row.key)
+            return Record(image, texts["caption"], row.key, label=label)
         if not texts["instruction"]:
             raise Unreadable("no instruction")
         image, edited = self._pictures(cells, ("image", "edited_image"))
         kind = "remove" if need == "removal" else "edit"
         return Record(image, texts["caption"], row.key, kind, edited, texts["instruction"], texts["edited_caption"])
+
+    def list_classes(self) -> list[str]:
+        if ("label", "train") not in self.roles:
+            return []
+        table, column = self.tables["label"], self.roles["label", "train"]["label"]
+        found: set[str] = set()
+        for index in range(table.size("train")):
+            try:
+                found.add(read_label(table.read_cell("train", index, column)))
+            except Unreadable:  # found again, and counted, when its turn comes
+                continue
+            except Unavailable as error:
+                raise ValueError(str(error)) from None
+        return sorted(found)
 
     def _pictures(self, cells: Mapping[str, Any], roles: Sequence[str]) -> list[Tensor]:
         """(3, H, W) uint8 each, of `shape`; pictures of one row have the same size, so that what is cut off matches."""
@@ -231,6 +251,14 @@ def draw_text(value: Any, rng: np.random.Generator) -> str:
     """One text of a cell, drawn where there are several; "" where there is none."""
     texts = text_of(value)
     return texts[0 if len(texts) == 1 else int(rng.integers(len(texts)))] if texts else ""
+
+
+def read_label(value: Any) -> str:
+    """The name of a row's class, a text or a whole number; Unreadable where there is none, or several."""
+    texts = text_of(str(value) if isinstance(value, int) else value)
+    if len(texts) != 1:
+        raise Unreadable(f"{len(texts)} labels, expected one")
+    return texts[0]
 
 
 def open_table(need: Need, given: str | Table) -> Table:

@@ -27,6 +27,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "edited_caption": ("edited_caption", "edited_prompt", "target_caption"),
         "labels": ("labels", "label_map", "segmentation"),
         "order": ("order", "order_map"),
+        "label": ("label", "class", "category"),
     }
 )
 """What a row is read for, and the columns that are tried where none is named. A caption may be a list: one is drawn."""
@@ -95,6 +96,10 @@ class Table(ABC):
         columns = {mend_text(name): mend_text(value) for name, value in row.columns.items()}
         return Row(mend_text(row.key), columns, mended=columns != row.columns)
 
+    def read_cell(self, split: Split, index: int, column: str) -> Any:
+        """One cell that is no picture, or None; raises as `read_row` does."""
+        return mend_text(self.row(split, index).columns.get(column))
+
     def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
         """Width and height of a row's upright picture, from its header; Unreadable where there is none."""
         cell = self.row(split, index).columns.get(column)
@@ -155,6 +160,9 @@ class Subset(Table):
 
     def read_row(self, split: Split, index: int) -> Row:
         return self.table.read_row(split, self.place(split, index))
+
+    def read_cell(self, split: Split, index: int, column: str) -> Any:
+        return self.table.read_cell(split, self.place(split, index), column)
 
     def picture_size(self, split: Split, index: int, column: str) -> tuple[int, int]:
         return self.table.picture_size(split, self.place(split, index), column)
