@@ -8,7 +8,7 @@ from torch import Tensor
 
 from base_model import judge
 from base_model.autoencoder import measure_floor
-from base_model.parts import load_denoiser, make_backbone, make_painter, open_parts
+from base_model.parts import make_painter, open_parts, read_backbone
 from base_model.records import stack_portraits
 from base_model.work import Work
 from mtdiff.metrics.alexnet import AlexNetEmbedding
@@ -33,9 +33,7 @@ def judge_bases(work: Work) -> None:
     for name in ("denoiser", "transformer"):
         folder = work.folder / name / "model"
         if folder.exists():
-            backbone = make_backbone(work, name, parts)
-            load_denoiser(backbone, folder)
-            painter = make_painter(work, backbone.to(work.device))
+            painter = make_painter(work, read_backbone(name, parts, folder).to(work.device))
             alone, composed = (
                 judge.draw_captions(painter, p.captions, work.seed, "judge") for p in (portraits, scenes)
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import PixArtTransformer2DModel
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from base_model import contrastive, judge
@@ -49,9 +49,28 @@ def make_backbone(work: Work, name: str, parts: Mapping[str, Any]) -> LatentBack
         return PixArt(transformer, **parts, size=SIZE, attention="plain", tokens=NANO_TOKENS)
 
 
+def read_backbone(name: str, parts: Mapping[str, Any], folder: Path) -> LatentBackbone:
+    """The denoiser of the kind `name` in a folder of diffusers format, of whatever shape, around the other parts."""
+    if name == "denoiser":
+        unet = UNet2DConditionModel.from_pretrained(folder).float()
+        return StableDiffusion(unet, **parts, size=SIZE, attention="plain")
+    transformer = PixArtTransformer2DModel.from_pretrained(folder).float()
+    return PixArt(transformer, **parts, size=SIZE, attention="plain", tokens=NANO_TOKENS)
+
+
 def load_denoiser(backbone: LatentBackbone, folder: Path) -> None:
-    """Give the denoiser of `backbone` the weights in a folder of diffusers format."""
-    backbone.denoiser.load_state_dict(type(backbone.denoiser).from_pretrained(folder).float().state_dict())
+    """Give the denoiser of `backbone` the weights in a folder of diffusers format. ValueError where shapes differ."""
+    found = type(backbone.denoiser).from_pretrained(folder).float().state_dict()
+    wanted = {name: value.shape for name, value in backbone.denoiser.state_dict().items()}
+    for name in sorted({*wanted, *found}):
+        shape = found[name].shape if name in found else None
+        if shape != wanted.get(name):
+            ours = wanted.get(name)
+            raise ValueError(
+                f"start={folder}: {name} is {shape and list(shape)} there and {ours and list(ours)} in `shape`; "
+                "expected a denoiser of that shape"
+            )
+    backbone.denoiser.load_state_dict(found)
 
 
 def make_painter(work: Work, backbone: LatentBackbone) -> Painter:

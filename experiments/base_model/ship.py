@@ -1,17 +1,21 @@
 """The model folders that ship: float16 safetensors in diffusers format, no file over 15 MB."""
 
 import json
+import shutil
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from diffusers import PixArtTransformer2DModel, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 
-from base_model.parts import load_denoiser, make_backbone, open_parts
+from base_model.parts import open_parts, read_backbone
 from base_model.work import Work
 from mtdiff.files import write_atomically
 
 SHARD = "15MB"
+TEXT = ("text_encoder", "tokenizer")
 
 
 def ship_models(work: Work) -> None:
@@ -28,9 +32,10 @@ def ship_models(work: Work) -> None:
 
 
 def ship_pipeline(work: Work, out: Path) -> None:
-    """Write the U-Net and all around it, which diffusers alone reads."""
-    backbone = make_backbone(work, "denoiser", open_parts(work))
-    load_denoiser(backbone, work.folder / "denoiser" / "model")
+    """Write the U-Net and all around it, which diffusers alone reads. A text encoder of `out` itself stays as it is."""
+    backbone = read_backbone("denoiser", open_parts(work), work.folder / "denoiser" / "model")
+    for part in (backbone.vae, backbone.denoiser):
+        part.register_to_config(_name_or_path="")  # else the folder that it was read from, here
     pipeline = StableDiffusionPipeline(
         vae=backbone.vae,
         text_encoder=backbone.text_encoder,
@@ -41,7 +46,20 @@ def ship_pipeline(work: Work, out: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(out, max_shard_size=SHARD)
-    # Transformers loads in the type the config names, diffusers in float32 unless told: without this they differ.
-    path = out / "text_encoder" / "config.json"
-    write_atomically(path, json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        made = Path(folder)
+        pipeline.to(dtype=torch.float16).save_pretrained(made, max_shard_size=SHARD)
+        # Transformers loads in the type the config names, diffusers in float32 unless told: without this they differ.
+        path = made / "text_encoder" / "config.json"
+        write_atomically(path, json.dumps({**json.loads(path.read_text()), "dtype": "float32"}, indent=2) + "\n")
+        kept = TEXT if work.config["text"] is not None and Path(work.config["text"]).samefile(out) else ()
+        replace_parts(made, out, kept)
+
+
+def replace_parts(made: Path, out: Path, kept: Collection[str]) -> None:
+    """Put new parts, each whole, in the place of the old ones; what is kept or has no new part stays."""
+    for part in [part for part in made.iterdir() if part.name not in kept]:
+        if part.is_dir():
+            shutil.rmtree(out / part.name, ignore_errors=True)
+        shutil.move(part, out / part.name)

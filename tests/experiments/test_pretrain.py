@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import resource
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from mtdiff.backbones import dit
 from mtdiff.commands.command import guard
 from mtdiff.data.emoji.source import EmojiSource
 
-CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "experiments" / "configs"
 NANO = ["vae=mtdiff/assets/nano/vae", "text=mtdiff/assets/nano", "transformer.shape.patch_size=2"]
 FOLLOWS = {"sample_size", "in_channels", "out_channels", "caption_channels", "patch_size"}  # from latents and text
 
@@ -189,6 +191,27 @@ def test_architecture_of_nano_dit_is_the_pretrained_one() -> None:
     assert one == other
     made = dit.load(**{**{k: v for k, v in configured.items() if k != "_target_"}, "weights": "meta"})
     assert 5e6 < sum(p.numel() for p in made.denoiser.parameters()) < 8e6  # in float16 below 16 MiB, the largest file
+
+
+def test_a_new_base_takes_the_place_of_the_old_one_around_its_text_encoder(tmp_path: Path) -> None:
+    """Also where the old denoiser was cut into more files; and nothing in it says where it was made."""
+    out = tmp_path / "out"
+    shutil.copytree(ROOT / "mtdiff" / "assets" / "nano", out)
+    (out / "unet" / "diffusion_pytorch_model-00009-of-00009.safetensors").touch()
+    kept = [out / "README.md", *(out / "text_encoder").iterdir(), *(out / "tokenizer").iterdir()]
+    before = [path.read_bytes() for path in kept]
+    pretrain(tmp_path, "stages=[denoiser,ship]", f"vae={out}/vae", f"text={out}", "denoiser.shape.channels=[32,64]")
+    assert [path.read_bytes() for path in kept] == before
+    assert sorted(path.name for path in (out / "unet").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    assert not [path for path in out.glob("*/config.json") if str(tmp_path) in path.read_text()]
+    made = StableDiffusionPipeline.from_pretrained(out)
+    assert made.unet.config.block_out_channels == [32, 64]
+    again = [f"work={tmp_path / 'again'}", "denoiser.shape.channels=[32,96]", f"denoiser.start={out}/unet"]
+    with pytest.raises(ValueError, match=r"\Astart=.+: [^\n]+ expected a denoiser of that shape\Z"):
+        pretrain(tmp_path, "stages=[denoiser]", f"vae={out}/vae", f"text={out}", *again)
 
 
 @pytest.mark.parametrize("method", ["mtu", "dtr"])
