@@ -54,10 +54,16 @@ class Finetune(Method):
         return dict(options)
 
     def fold(self, backbone: Backbone, task: int) -> None:
-        for site in time_sites(backbone) if self.task_embedding else []:
-            if isinstance(site.module, TaskBias):
-                site.replace(site.module.fold(task))
+        fold_time(backbone, task)
         fold_input(backbone, task)
+
+
+def fold_time(backbone: Backbone, task: int) -> None:
+    """Leave one task's time embedding, in place."""
+    for module in list(backbone.denoiser.modules()):
+        for child, layer in module.named_children():
+            if isinstance(layer, TaskBias):
+                module.add_module(child, layer.fold(task))
 
 
 def time_sites(backbone: Backbone) -> list[Site]:

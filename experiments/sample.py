@@ -10,6 +10,7 @@
 
 mask: white where the picture shall be drawn anew. seed=0 steps=20 image_guidance=1.5 text_guidance=3 are optional.
 inherit="{level: block, every: 3}" and switch="{light: runs/<other>, until: 500}" draw faster: docs/faster.md.
+budget=0.5: of a run of method=budgeted, with so much of the base's FLOPs: docs/budgets.md.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
 known: picture, masked or none, what joint_masked is given. label: of joint_label; without it one is predicted, for
 image= where that is given. What is drawn or said beside the picture goes to out.<name>.png, and to the terminal.
@@ -34,13 +35,14 @@ def main(arguments: list[str]) -> None:
     from mtdiff.commands.pictures import check_request, name_others, open_model, parse_request, write_picture
     from mtdiff.files import ENDINGS, check_writable
 
-    given, overrides = parse_request(arguments, (*OPTIONS, *MODALITIES, *FASTER, *WHERE))
+    given, overrides = parse_request(arguments, (*OPTIONS, "budget", *MODALITIES, *FASTER, *WHERE))
     seed, steps = read_number(given, "seed", int, 0, 0), read_number(given, "steps", int, low=1)
     scales = {name: read_number(given, f"{name}_guidance", float) for name in ("image", "text")}
     if steps is not None and steps > 1000:
         raise ValueError(f"steps={steps}: expected 1 to 1000")
     sampling: dict[str, Any] = {key: read_mapping(given, key) for key in FASTER if key in given}
     sampling |= {} if steps is None else {"steps": steps}
+    sampling |= {"budget": read_number(given, "budget", float)} if "budget" in given else {}
     out = check_writable("out", given["out"], ENDINGS)
     node, load = open_model(given, overrides, sampling)
     image, mask = check_request(node, given)

@@ -151,6 +151,7 @@ class Condition:
     mask (B, 1, h, w) in [0, 1]: 1 where the source is unknown. text (B, L, D). task (B,) int64.
     extra: what else the backbone's text encoder gave, and what the method reads beside it (`Method.encode_extra`), each
     tensor with B first. Zeros of the method's own mean "not given".
+    budget (B,) in (0, 1]: share of the base's cost that a sample may take; None: as the method decides.
     """
 
     source: Tensor
@@ -158,9 +159,16 @@ class Condition:
     text: Tensor
     task: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    budget: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.task)
+
+    def limit(self, budget: float | None) -> Self:
+        """The same condition under one budget for all samples; None: as it is."""
+        if budget is None:
+            return self
+        return replace(self, budget=torch.full((len(self),), budget, device=self.task.device))
 
     def _map(self, f: Any) -> Self:
         tensors = {k: f(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -178,6 +186,7 @@ class Condition:
     @classmethod
     def cat(cls, parts: Sequence["Condition"]) -> Self:
         """Stack conditions along the batch."""
-        columns = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls) if f.name != "extra"}
+        names = [f.name for f in fields(cls) if f.name != "extra" and getattr(parts[0], f.name) is not None]
+        columns = {name: torch.cat([getattr(p, name) for p in parts]) for name in names}
         extra = {k: torch.cat([p.extra[k] for p in parts]) for k in parts[0].extra}
         return cls(**columns, extra=extra)

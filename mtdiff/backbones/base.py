@@ -59,6 +59,20 @@ class Part:
     adds: bool = False
 
 
+@dataclass(frozen=True)
+class Removable:
+    """A block without which every shape in the denoiser stays what it is.
+
+    skip: called with the block and with the block's own arguments, gives what the block gives where it adds nothing.
+    keeps: children of the block that `skip` calls, so that they stay once the block is gone.
+    """
+
+    site: Site
+    kind: Literal["transformer", "residual"]
+    skip: Callable[..., Any]
+    keeps: tuple[str, ...] = ()
+
+
 class Encoder(Protocol):
     """Makes latents and text embeddings: a backbone, or one that looks them up first."""
 
@@ -123,6 +137,10 @@ class Backbone(nn.Module, ABC):
         In place, the configuration included. The names are those of the denoiser as it is now.
         """
         return {}
+
+    def removable(self) -> list[Removable]:
+        """Blocks that may be skipped one by one, in the order of the forward pass; what is left need not be plain."""
+        return []
 
     def stages(self) -> dict[str, nn.Module]:
         """Parts of the denoiser, one after the other, whose results a lighter one may be taught to give, by name."""

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
 from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
@@ -34,6 +34,7 @@ from mtdiff.backbones.latent import (
     text_network,
 )
 from mtdiff.backbones.lighter import stack_drops
+from mtdiff.backbones.removable import stack_removable
 from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites, unit_parts
 from mtdiff.types import Condition, Text
 
@@ -115,6 +116,9 @@ class PixArt(LatentBackbone):
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser)
+
+    def removable(self) -> list[Removable]:
+        return stack_removable(self.sites("block")[1:])  # one has to stay
 
     def sync_config(self) -> None:
         """diffusers has one switch for all norms of the blocks: where one has weights, the others get neutral ones."""

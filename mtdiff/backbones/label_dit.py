@@ -20,7 +20,7 @@ from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings, LabelEm
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
 from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.hub import explain_failure
 from mtdiff.backbones.latent import (
@@ -34,6 +34,7 @@ from mtdiff.backbones.latent import (
 )
 from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.modulation import absorb
+from mtdiff.backbones.removable import stack_removable
 from mtdiff.backbones.stable_diffusion import transformer_block_sites, unit_parts
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Condition, Text
@@ -136,6 +137,9 @@ class LabelDiT(LatentBackbone):
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser)
+
+    def removable(self) -> list[Removable]:
+        return stack_removable(self.sites("block")[1:])  # the first one's embedding is read once more at the end
 
     def shards(self) -> list[nn.Module]:
         return list(self.denoiser.transformer_blocks)[1:]  # the first one's embedding is read once more at the end

@@ -27,7 +27,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
 from mtdiff.backbones.ending import Ending, Middle, transformer_ending, transformer_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
@@ -42,6 +42,7 @@ from mtdiff.backbones.latent import (
 )
 from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.modulation import absorb
+from mtdiff.backbones.removable import stack_removable
 from mtdiff.types import Condition, Text
 
 PARTS = {
@@ -145,6 +146,9 @@ class StableDiffusion3(LatentBackbone):
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return stack_drops(self.denoiser, keep_last=True)
+
+    def removable(self) -> list[Removable]:
+        return stack_removable(self.sites("block")[:-1], joint=True)  # the last gives no text
 
     def idle(self) -> list[str]:
         joint = [

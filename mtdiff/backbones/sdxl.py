@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
 from mtdiff.backbones.ending import Ending, Middle, unet_ending, unet_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
@@ -21,6 +21,7 @@ from mtdiff.backbones.latent import (
     text_network,
 )
 from mtdiff.backbones.lighter import unet_drops
+from mtdiff.backbones.removable import unet_removable
 from mtdiff.backbones.stable_diffusion import unet_convolutions, unet_parts, unet_sites
 from mtdiff.types import Condition, Text
 
@@ -100,6 +101,9 @@ class StableDiffusionXL(LatentBackbone):
 
     def drops(self) -> Mapping[str, Callable[[], None]]:
         return unet_drops(self.denoiser)
+
+    def removable(self) -> list[Removable]:
+        return unet_removable(self.denoiser)
 
     def convolutions(self) -> list[Site]:
         return list(unet_convolutions(self.denoiser))

@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mtdiff.backbones.base import Level, Part, Site, SiteKind, UnitKind
+from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
 from mtdiff.backbones.ending import Ending, Middle, unet_ending, unet_middle
 from mtdiff.backbones.latent import (
     LatentBackbone,
@@ -28,6 +28,7 @@ from mtdiff.backbones.latent import (
     text_network,
 )
 from mtdiff.backbones.lighter import unet_drops
+from mtdiff.backbones.removable import unet_removable
 from mtdiff.types import Condition, Text
 
 SHIPPED = "nano"  # the base model inside the package
@@ -84,6 +85,9 @@ class StableDiffusion(LatentBackbone):
 
     def middle(self) -> Middle:
         return unet_middle(self.denoiser)
+
+    def removable(self) -> list[Removable]:
+        return unet_removable(self.denoiser)
 
     def convolutions(self) -> list[Site]:
         return list(unet_convolutions(self.denoiser))

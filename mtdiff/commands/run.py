@@ -108,7 +108,8 @@ def start_result(made: "Experiment", plain: Mapping[str, Any], chosen: Mapping[s
 
     sources = [has_source(task) for task in made.data.tasks.values()]
     with made.phases.start("measure costs"):
-        params, cost = measure_run(made.module.denoiser, len(list_compared_tasks(plain)), sources)
+        number, budget = len(list_compared_tasks(plain)), made.painter.budget
+        params, cost = measure_run(made.module.denoiser, number, sources, budget=budget)
         cost |= measure_picture(made.painter, sources)
     return Result(
         chosen["method"],

@@ -94,6 +94,7 @@ class Sampling:
 
     keep_known: a source's known pixels around a hole stay in the answer; see `mtdiff.model.painter.Painter`.
     inherit, switch: null, or the options of `Inherit` and `Switch`, by which a drawing takes less time.
+    budget: of a method with several sizes, the share of the base's FLOPs to draw with; null: its largest.
     """
 
     steps: int = 20
@@ -102,9 +103,12 @@ class Sampling:
     keep_known: bool = True
     inherit: Mapping[str, Any] | None = None
     switch: Mapping[str, Any] | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         check_between("sampling.steps", self.steps, 1, 1000)
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ValueError(f"sampling.budget={self.budget}: expected a share above 0 and up to 1, or null")
         if self.inherit is not None:
             Inherit.read(self.inherit)
         if self.switch is not None:

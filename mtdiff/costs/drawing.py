@@ -38,7 +38,7 @@ def prepare_steps(painter: Painter, rows: Condition) -> Iterator[tuple[Step, int
     """Yield each kind of step with its number and a function that computes it once, for the K rows of one picture."""
     kinds = plan_kinds(painter)
     noisy, t = make_inputs(painter.denoiser.backbone, rows)
-    drawing = Drawing(painter.denoiser, list(kinds), painter.inherit, painter.switch)
+    drawing = Drawing(painter.denoiser, list(kinds), painter.inherit, painter.switch, painter.budget)
     for step in sorted(kinds, key=lambda step: (step.side, not step.whole)):
         if not step.whole:
             drawing.compute(Step(step.side, keep=True), noisy, t, rows)

@@ -96,7 +96,7 @@ def values_at_hand(denoiser: Denoiser) -> Iterator[None]:
 
     def on_meta(packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
         there = condition.to(device)
-        denoiser.routing.write(there.task, t.to(device))
+        denoiser.routing.write(there.task, t.to(device), there.budget)
         return torch.zeros(predict(packed.to(device), t.to(device), there).shape)
 
     backbone.predict = on_meta  # type: ignore[method-assign, assignment]

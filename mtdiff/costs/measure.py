@@ -213,16 +213,18 @@ def measure_run(
     sources: Sequence[bool] | None = None,
     repeats: int = 20,
     warmup: int = 3,
+    budget: float | None = None,
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Make `params` and `cost` of result.json from one call for a sample of the dearest task, where the denoiser is.
 
     tasks: how many have to be served in the end. sources: for each task of the run whether it has a source image; None:
-    all have. Peak memory is null on the CPU: a process that has loaded data and trained says nothing about one call.
+    all have. budget: of a call, as a drawing has it; None: as the method decides. Peak memory is null on the CPU: a
+    process that has loaded data and trained says nothing about one call.
     """
     backbone, device = denoiser.backbone, device_of(denoiser.backbone)
     text = encode_prompt(backbone)
     given = [True] * len(denoiser.tasks) if sources is None else sources
-    rows = [make_condition(backbone, text, source, task).to(device) for task, source in enumerate(given)]
+    rows = [make_condition(backbone, text, source, k).to(device).limit(budget) for k, source in enumerate(given)]
     flops = [count_step_flops(denoiser, row) for row in rows]
     dearest = max(range(len(rows)), key=lambda k: flops[k].total)
     call = make_call(denoiser, rows[dearest])

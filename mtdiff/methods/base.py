@@ -19,6 +19,10 @@ class CannotFold(ValueError):
     """This method has no plain denoiser for one task; the message says why in one line."""
 
 
+class CannotAssemble(ValueError):
+    """This method has networks of one size alone; the message says so in one line."""
+
+
 class Method(ABC):
     """Options are constructor arguments; `adapt` is called once, on a backbone whose parameters are all frozen."""
 
@@ -51,6 +55,15 @@ class Method(ABC):
     def process(self) -> Process | None:
         """What is mixed into noisy latents beside the picture; None: the base's own process. Asked after `adapt`."""
         return None
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Shares of the base's cost that this method's network may be held to; none where it has one size."""
+        return ()
+
+    def draw_condition(self, condition: Condition, seeds: Sequence[int]) -> Condition:
+        """What training draws for each sample beside noise, time and dropout, from the sample's own seed alone."""
+        return condition
 
     @property
     def error_weight(self) -> float:
@@ -97,6 +110,20 @@ class Method(ABC):
     def report(self, backbone: Backbone, tasks: Sequence[str]) -> dict[str, Any]:
         """What this method has to tell of itself after training: small, plain JSON, for `Result.method_report`."""
         return {}
+
+    def assembly_options(self, options: Mapping[str, Any], keep: Sequence[bool]) -> dict[str, Any]:
+        """Options of the method under which it is the network with these modules alone.
+
+        options: as they were given. CannotAssemble where the method has no modules to choose from.
+        """
+        raise CannotAssemble(f"{type(self).__name__} has no modules to choose from, expected a run of method=budgeted")
+
+    def assemble(self, backbone: Backbone, keep: Sequence[bool], task: int) -> None:
+        """Turn the adapted `backbone.denoiser` in place into that network, adapted for one task.
+
+        Its weights have the names and shapes that `assembly_options` give on an untouched base.
+        """
+        raise CannotAssemble(f"{type(self).__name__} has no modules to choose from, expected a run of method=budgeted")
 
     def merge_options(self, options: Mapping[str, Any], parts: int) -> dict[str, Any]:
         """Options of the method under which so many trainings of it, of one task each, become one model.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Routing:
-    """Task ids and timesteps of the current call: task (B,) int64, t (B,).
+    """Task ids, timesteps and budgets of the current call: task (B,) int64, t (B,), budget (B,) in (0, 1] or None.
 
     Written before every call and never cleared: gradient checkpointing replays the forward inside `backward`, and
     another value by then would corrupt router gradients without an error.
@@ -16,9 +16,11 @@ class Routing:
     def __init__(self) -> None:
         self._task: Tensor | None = None
         self._t: Tensor | None = None
+        self.budget: Tensor | None = None
 
-    def write(self, task: Tensor, t: Tensor) -> None:
-        self._task, self._t = task, t
+    def write(self, task: Tensor, t: Tensor, budget: Tensor | None = None) -> None:
+        """budget: share of the base's cost that each sample may take; None: as the method decides."""
+        self._task, self._t, self.budget = task, t, budget
 
     @property
     def task(self) -> Tensor:

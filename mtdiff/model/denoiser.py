@@ -43,7 +43,7 @@ class Denoiser(nn.Module):
         return self.method.extra_errors(self.backbone, noisy, t, condition)
 
     def _predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        self.routing.write(condition.task, t)
+        self.routing.write(condition.task, t, condition.budget)
         return self.backbone.predict(packed, t, condition)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:

@@ -65,8 +65,15 @@ class Drawing:
     """Answers the calls that a sampler makes for one batch, one a step, in the order of a plan. Used once."""
 
     def __init__(
-        self, full: Denoiser, steps: Sequence[Step], inheritance: Inheritance | None, switch: Switch | None
+        self,
+        full: Denoiser,
+        steps: Sequence[Step],
+        inheritance: Inheritance | None,
+        switch: Switch | None,
+        budget: float | None = None,
     ) -> None:
+        """budget: of the full model's steps; see `Painter`."""
+        self._budget = budget
         self._steps = iter(steps)
         self._models = {"full": full} if switch is None else {"full": full, "light": switch.light}
         used = {step.side for step in steps}
@@ -82,6 +89,8 @@ class Drawing:
         if step.side == "light":
             assert self._tasks is not None
             condition = replace(condition, task=self._tasks.to(condition.task.device)[condition.task])
+        else:
+            condition = condition.limit(self._budget)
         if step.side in self._stores:
             return self._stores[step.side](noisy, t, condition, whole=step.whole, keep=step.keep)
         return self._models[step.side](noisy, t, condition)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mtdiff.methods.base import Method
 from mtdiff.methods.process import Course
 from mtdiff.model.conditioning import encode_condition
 from mtdiff.model.denoiser import Denoiser
@@ -56,6 +57,7 @@ class Painter:
     guidance: scales by task; a task that is not named has none. sampler: one of `SAMPLERS`. steps: calls of it.
     keep_known: what is known of an answer, the source around a hole, is held to while drawing and is pasted at the end.
     inherit: parts of the network that some steps do not compute anew. switch: another model that draws some steps.
+    budget: share of the base's cost that the denoiser may take; None: as its method decides.
     """
 
     denoiser: Denoiser
@@ -65,8 +67,10 @@ class Painter:
     keep_known: bool = True
     inherit: Inheritance | None = None
     switch: Switch | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
+        check_budget(self.denoiser.method, self.budget)
         models = [self.denoiser] if self.switch is None else [self.denoiser, self.switch.light]
         if self.inherit is not None:
             for model in models:
@@ -127,8 +131,14 @@ class Painter:
 
     def start(self, device: torch.device) -> Denoise:
         """Make what predicts in one drawing; what its steps keep for later ones goes with it."""
-        if self.inherit is None and self.switch is None:
+        if self.inherit is None and self.switch is None and self.budget is None:
             return self.denoiser
         if self.switch is not None:
             self.switch.light.to(device)
-        return Drawing(self.denoiser, self.plan(), self.inherit, self.switch)
+        return Drawing(self.denoiser, self.plan(), self.inherit, self.switch, self.budget)
+
+
+def check_budget(method: Method, budget: float | None) -> None:
+    """Refuse a budget for a method whose network has one size."""
+    if budget is not None and not method.budgets:
+        raise ValueError(f"sampling.budget={budget}: expected null, since {type(method).__name__} has one size")

@@ -55,7 +55,7 @@ def make_base_painter(run: Experiment) -> Painter | None:
     text = Guidance(text=max((g.text for g in run.painter.guidance.values()), default=1.0))
     untouched = run.untouched.to(run.module.device)
     guidance = dict.fromkeys(untouched.tasks, text)
-    return replace(run.painter, denoiser=untouched, guidance=guidance, inherit=None, switch=None)
+    return replace(run.painter, denoiser=untouched, guidance=guidance, inherit=None, switch=None, budget=None)
 
 
 def reconstruct(run: Experiment, pictures: Tensor) -> Tensor:

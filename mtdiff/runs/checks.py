@@ -249,12 +249,15 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from mtdiff.model.painter import check_budget
     from mtdiff.training.parallel import trainer_arguments
 
     check_levels(plain["backbone"], plain["sampling"].get("inherit"))
     for node in (plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
-    check_method(construct(plain["method"]), plain["backbone"])
+    method = construct(plain["method"])
+    check_method(method, plain["backbone"])
+    check_budget(method, plain["sampling"].get("budget"))
     accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")
     if precision == "16-mixed" and accelerator == "auto" and not torch.accelerator.is_available():
         raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true where there is no GPU")

@@ -32,6 +32,7 @@ def adapt_backbone(backbone: Any, plain: Mapping[str, Any]) -> Any:
 def build_painter(backbone: Any, plain: Mapping[str, Any]) -> Any:
     """A painter of shapes alone, as configured; the other model of `sampling.switch` is on a copy of the backbone."""
     from mtdiff.config.settings import Sampling
+    from mtdiff.methods.assembler import find_assembler
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.runs.adapter import read_light
     from mtdiff.runs.load import make_painter
@@ -42,7 +43,26 @@ def build_painter(backbone: Any, plain: Mapping[str, Any]) -> Any:
     light = None
     if about is not None:
         light = Denoiser(copy.deepcopy(backbone), construct(about.content["method"]), about.tasks)
-    return make_painter(adapt_backbone(backbone, plain), sampling, light)
+    denoiser = adapt_backbone(backbone, plain)
+    assembler = find_assembler(denoiser.backbone.denoiser)
+    if assembler is not None and sampling.budget is not None:  # shapes alone cannot carry the number
+        assembler.whole = sampling.budget
+    return make_painter(denoiser, sampling, light)
+
+
+def count_budgets(denoiser: Any, row: Any) -> list[dict[str, Any]]:
+    """Parameters and FLOPs of the network that is left at each budget, with the modules that training starts with."""
+    from mtdiff.costs.flops import count_step_flops
+    from mtdiff.costs.measure import count_parameters
+    from mtdiff.methods.assembler import find_assembler
+
+    assembler, found = find_assembler(denoiser.backbone.denoiser), []
+    for budget in denoiser.method.budgets if assembler is not None else ():
+        trial = copy.deepcopy(denoiser)
+        trial.method.assemble(trial.backbone, assembler.propose_evenly(budget), 0)  # type: ignore[union-attr]
+        parameters = count_parameters(trial)["total"]
+        found.append({"budget": budget, "parameters": parameters, **count_step_flops(trial, row).as_dict()})
+    return found
 
 
 def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any]:
@@ -87,6 +107,7 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
         "dearest_task": dearest,
         "per_step": {name: flops.as_dict() for name, flops in steps.items()},
         "per_picture": pictures,
+        "budgets": count_budgets(denoiser, rows[dearest]),
         "disk_mb": cost.measure_disk(denoiser, parameters, len(compared)),
         "measured": None,
         "versions": versions(),
@@ -149,6 +170,9 @@ def describe_costs(found: Mapping[str, Any]) -> list[str]:
         f"a step          base {format_tera(base)}, model {format_tera(cost)} "
         f"({cost['flops'] / base['flops'] - 1:+.1%}), dearest task {found['dearest_task']}",
     ]
+    for size in found["budgets"]:
+        saved = f"({size['flops'] / base['flops'] - 1:+.1%} to the base), {size['parameters'] / 1e6:.1f}M parameters"
+        said.append(f"budget {size['budget']:<9g}{format_tera(size)} {saved}")
     for name, flops in found["per_picture"].items():
         steps = f"{flops['steps']} steps x {flops['predictions']} predictions"
         for what, key in (("inheriting", "inheriting_steps"), ("by the light model", "light_steps")):

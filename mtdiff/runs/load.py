@@ -90,6 +90,7 @@ def make_painter(denoiser: Denoiser, sampling: Sampling, light: Denoiser | None 
         keep_known=sampling.keep_known,
         inherit=inherit,
         switch=switch,
+        budget=sampling.budget,
     )
 
 

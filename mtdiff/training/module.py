@@ -142,6 +142,7 @@ class MultiTaskModule(lightning.LightningModule):
             noisy, condition = process.mix(noisy, draws.t, condition)
         if dropout is not None:
             condition = dropout(condition, self.empty_text(), draws.u)
+            condition = self.denoiser.method.draw_condition(condition, batch.seed)
         return noisy, draws.t, condition, target
 
     def empty_text(self) -> Text:

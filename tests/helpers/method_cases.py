@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dtr routing=task_timestep": {},
     "dtr random=true": {},
     "joint label=E": {"picture": "U"},
+    "budgeted choice=random": {"slices": 2},
     "one_pic train=full": {"noise_context": True, "loss_region": "all"},
 }
 CASES = [*NAMES, *VARIANTS]

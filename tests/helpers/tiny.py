@@ -39,19 +39,26 @@ SDXL_UNET: dict[str, Any] = {
 }
 
 
-def tiny_unet(weights: str = "random", seed: int = 0, unet: dict[str, Any] = UNET, size: int = 16) -> Backbone:
-    parts = {"unet": unet, "vae": TINY_VAE, "text_encoder": TINY_CLIP, "scheduler": SCHEDULER}
+def tiny_unet(
+    weights: str = "random",
+    seed: int = 0,
+    unet: dict[str, Any] = UNET,
+    size: int = 16,
+    clip: dict[str, Any] = TINY_CLIP,
+) -> Backbone:
+    parts = {"unet": unet, "vae": TINY_VAE, "text_encoder": clip, "scheduler": SCHEDULER}
     return stable_diffusion.load(weights, size=size, architecture=parts, seed=seed)
 
 
 def sd15_shapes() -> Backbone:
-    """The UNet of Stable Diffusion 1.5 without values; the parts around it are tiny."""
-    return tiny_unet("meta", unet=SD15_UNET, size=128)
+    """The UNet of Stable Diffusion 1.5 without values; the parts around it have few layers."""
+    return tiny_unet("meta", unet=SD15_UNET, size=128, clip={**TINY_CLIP, "hidden_size": 768})
 
 
 def sdxl_shapes() -> Backbone:
-    """The UNet of Stable Diffusion XL without values; the parts around it are tiny."""
-    encoders = {"text_encoder": TINY_CLIP, "text_encoder_2": TINY_CLIP}
+    """The UNet of Stable Diffusion XL without values; the parts around it have few layers."""
+    second = {**TINY_CLIP, "hidden_size": 1280, "projection_dim": 1280}
+    encoders = {"text_encoder": {**TINY_CLIP, "hidden_size": 768}, "text_encoder_2": second}
     parts = {"unet": SDXL_UNET, "vae": TINY_VAE, "scheduler": SCHEDULER, **encoders}
     return sdxl.load("meta", size=256, architecture=parts)
 
