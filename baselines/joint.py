@@ -15,7 +15,7 @@ c = 0 the base's own process; the codes of labels; what the classifier on the ou
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class Joint(Finetune):
     classes: how many labels there is room for. parts, task_embedding: as of `Finetune`; without the embedding a run can
     go on with other tasks (`init_from`).
     """
+
+    mixes: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,15 +5,13 @@
 
     python experiments/sample.py adapter=<folder> base=<folder> task=edit prompt="..." image=in.png out=out.png
 
-    python experiments/sample.py run=runs/<name> task=joint_masked image=in.png known=picture out=out.png
     python experiments/sample.py run=runs/<name> task=joint_label label=face-smiling out=out.png
 
 mask: white where the picture shall be drawn anew. seed=0 steps=20 image_guidance=1.5 text_guidance=3 are optional.
 inherit="{level: block, every: 3}" and switch="{light: runs/<other>, until: 500}" draw faster: docs/faster.md.
 budget=0.5: of a run of method=budgeted, with so much of the base's FLOPs: docs/budgets.md.
+known: picture, masked or none, what joint_masked is given. label: of joint_label: docs/joint.md.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
-known: picture, masked or none, what joint_masked is given. label: of joint_label; without it one is predicted, for
-image= where that is given. What is drawn or said beside the picture goes to out.<name>.png, and to the terminal.
 adapter: of peft or diffusers, by others or by export.py, on base= or backbone=; sampling.sampler=ddim and other options
 are those of run.py.
 """
@@ -32,7 +30,7 @@ def main(arguments: list[str]) -> None:
     from dataclasses import replace
 
     from mtdiff.commands.arguments import read_mapping, read_number
-    from mtdiff.commands.pictures import check_request, name_others, open_model, parse_request, write_picture
+    from mtdiff.commands.pictures import check_request, open_model, parse_request, write_answer
     from mtdiff.files import ENDINGS, check_writable
 
     given, overrides = parse_request(arguments, (*OPTIONS, "budget", *MODALITIES, *FASTER, *WHERE))
@@ -45,21 +43,17 @@ def main(arguments: list[str]) -> None:
     sampling |= {"budget": read_number(given, "budget", float)} if "budget" in given else {}
     out = check_writable("out", given["out"], ENDINGS)
     node, load = open_model(given, overrides, sampling)
-    image, mask = check_request(node, given)
+    told = {key: given[key] for key in MODALITIES if key in given}
+    image, mask = check_request(node, given, told)
     from mtdiff.model.sampling import Guidance
 
     model = load()
     own = model.painter.guidance.get(given["task"], Guidance())
     guidance = replace(own, **{name: scale for name, scale in scales.items() if scale is not None})
-    told = {key: given[key] for key in MODALITIES if key in given}
     (answer,) = model.answer(
         given["task"], given.get("prompt", ""), image, mask, seed=seed, guidance=guidance, given=told
     )
-    for path, picture in {out: answer.picture, **name_others(out, answer.others)}.items():
-        write_picture(picture, path)
-        print(path)
-    for name, word in answer.said.items():
-        print(f"{name}: {word}")
+    print("\n".join(write_answer(answer, out)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mtdiff.runs.adapter import About, choose_sampling, read_about
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mtdiff.runs.model import Model
+    from mtdiff.runs.model import Answer, Model
 
 
 def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
@@ -99,20 +99,31 @@ def read_size(base: Path) -> dict[str, int]:
         return {}  # its own reader says what is wrong
 
 
-def check_request(node: Mapping[str, Any], given: Mapping[str, str]) -> "tuple[Image.Image | None, Image.Image | None]":
-    """The image and the mask of a request, or None where none is named. The task of `node` is asked what it takes."""
-    image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
-    from mtdiff.tasks.takes import Takes, check_prompt
+def check_request(
+    node: Mapping[str, Any], given: Mapping[str, str], told: Mapping[str, str]
+) -> "tuple[Image.Image | None, Image.Image | None]":
+    """The image and the mask of a request, or None where none is named. The task of `node` is asked what it takes.
 
-    check_prompt(given.get("prompt", ""))
-    takes = Takes.of(construct(node))
-    takes.check(given["task"], prompt=given.get("prompt", ""), image=image is not None, mask=mask is not None)
+    told: what the request says beside prompt, image and mask.
+    """
+    image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
+    from mtdiff.tasks.takes import Takes, check_prompt, probe_request
+
+    prompt, task = given.get("prompt", ""), construct(node)
+    check_prompt(prompt)
+    takes = Takes.of(task)
+    takes.check(given["task"], prompt=prompt, image=image is not None, mask=mask is not None)
+    task.read_request(probe_request(prompt, image=image is not None, mask=mask is not None), told)
     return image, mask
 
 
-def name_others(out: Path, others: "Mapping[str, Image.Image]") -> "dict[Path, Image.Image]":
-    """Files for what is drawn beside the picture: `out.masked.png` beside `out.png`."""
-    return {out.with_name(f"{out.stem}.{name}{out.suffix}"): picture for name, picture in others.items()}
+def write_answer(answer: "Answer", out: Path) -> list[str]:
+    """Write the picture, and what is drawn beside it: `out.masked.png` beside `out.png`. Returns what is to be said."""
+    beside = {out.with_name(f"{out.stem}.{name}{out.suffix}"): picture for name, picture in answer.others.items()}
+    files = {out: answer.picture, **beside}
+    for path, picture in files.items():
+        write_picture(picture, path)
+    return [*map(str, files), *(f"{name}: {word}" for name, word in answer.said.items())]
 
 
 def write_picture(picture: "Image.Image", path: Path) -> None:

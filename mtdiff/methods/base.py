@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,7 +24,12 @@ class CannotAssemble(ValueError):
 
 
 class Method(ABC):
-    """Options are constructor arguments; `adapt` is called once, on a backbone whose parameters are all frozen."""
+    """Options are constructor arguments; `adapt` is called once, on a backbone whose parameters are all frozen.
+
+    mixes: whether it has a `process`, so that a sampler without a form for that is refused before anything is loaded.
+    """
+
+    mixes: ClassVar[bool] = False
 
     @property
     def equals_base(self) -> bool:

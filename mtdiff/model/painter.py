@@ -20,6 +20,7 @@ from mtdiff.model.sampling import (
     Guidance,
     Known,
     check_mixing,
+    check_not_flow,
     guide,
     make_scheduler,
     paste_known,
@@ -76,16 +77,10 @@ class Painter:
             for model in models:
                 self.inherit.find_parts(model)
         if any(model.method.process is not None for model in models):
-            self._check_process()
+            check_mixing(self.sampler, inherit=self.inherit, switch=self.switch)
+            check_not_flow(self.denoiser.backbone.scheduler)
         if self.switch is not None:
             map_tasks(self.denoiser.tasks, self.switch.light.tasks)
-
-    def _check_process(self) -> None:
-        """A process that guesses needs every step whole, in a sampler that knows it."""
-        check_mixing(self.sampler, self.denoiser.backbone.scheduler)
-        for name, value in (("inherit", self.inherit), ("switch", self.switch)):
-            if value is not None:
-                raise ValueError(f"sampling.{name}: expected null, since this method guesses anew at every step")
 
     @torch.no_grad()
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:

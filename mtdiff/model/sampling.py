@@ -108,18 +108,25 @@ def make_scheduler(name: str, base: Any) -> Any:
     return DPMSolverMultistepScheduler.from_config(base.config, algorithm_type="dpmsolver++")
 
 
-def check_mixing(sampler: str, base: Any) -> None:
-    """Refuse a sampler that has no form for a process that mixes further modalities. base: the base's scheduler."""
-    if isinstance(base, FlowMatchEulerDiscreteScheduler):
-        raise ValueError(
-            "method: mixes modalities into the noise, for which the sampler of a flow has no form; "
-            f"expected a base for {' or '.join(MIXING)}"
-        )
+def check_mixing(sampler: str, **faster: Any) -> None:
+    """Refuse sampling that has no form for a process that mixes further modalities.
+
+    faster: options of sampling by which some steps are not computed whole, by name; None where they are not used.
+    """
     if sampler not in MIXING:
         raise ValueError(
             f"sampling.sampler={sampler}: has no form for a method that mixes modalities into the noise, "
             f"expected {' or '.join(MIXING)}"
         )
+    for name, value in faster.items():
+        if value is not None:
+            raise ValueError(f"sampling.{name}: expected null, since this method guesses anew at every step")
+
+
+def check_not_flow(base: Any) -> None:
+    """Refuse the base of a flow under such a process. base: its scheduler."""
+    if isinstance(base, FlowMatchEulerDiscreteScheduler):
+        raise ValueError("method: mixes modalities into the noise, for which the sampler of a flow has no form")
 
 
 @dataclass(frozen=True)

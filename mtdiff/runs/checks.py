@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from mtdiff.config.annotations import finite
 from mtdiff.config.schema import check_arguments, construct, nearest, refuse
+from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import Argument, signature
 from mtdiff.data.shares import cycle_counts
 from mtdiff.errors import ConfigError
@@ -215,10 +216,16 @@ def check_levels(backbone: Mapping[str, Any], inherit: Mapping[str, Any] | None)
         raise refuse("sampling.inherit.level", inherit["level"], levels)
 
 
-def check_method(method: Any, backbone: Mapping[str, Any]) -> None:
-    """Let a method refuse a base by its shapes, before weights are read; those of others' files are not known yet."""
+def check_method(method: Any, backbone: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Refuse sampling that a method has no form for; and let it refuse a base by its shapes, before weights are read:
+    those of others' files are not known yet.
+    """
     from mtdiff.methods.base import Method
+    from mtdiff.model.sampling import check_mixing
 
+    if method.mixes:
+        chosen = Sampling(**sampling)
+        check_mixing(chosen.sampler, inherit=chosen.inherit, switch=chosen.switch)
     if type(method).check is not Method.check and backbone.get("weights") in BUILT_IN:
         method.check(construct({**backbone, "weights": "meta"}))
 
@@ -256,7 +263,7 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
     for node in (plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
         construct(node)
     method = construct(plain["method"])
-    check_method(method, plain["backbone"])
+    check_method(method, plain["backbone"], plain["sampling"])
     check_budget(method, plain["sampling"].get("budget"))
     accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")
     if precision == "16-mixed" and accelerator == "auto" and not torch.accelerator.is_available():

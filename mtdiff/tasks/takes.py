@@ -5,9 +5,12 @@ Letters: H W picture.
 
 from dataclasses import dataclass
 
+import torch
+
 from mtdiff.files import shown
 from mtdiff.rng import numpy_rng
 from mtdiff.tasks.base import Task
+from mtdiff.types import Example
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class Takes:
                 raise ValueError(f"{what}: task {task!r} takes none")
         if mask and not image:
             raise ValueError("mask: needs an image too")
+
+
+def probe_request(prompt: str, *, image: bool, mask: bool) -> Example:
+    """An example as a request makes it, with a grey picture of 2 px in place of its own."""
+    source = torch.zeros(3, 2, 2)
+    hole = torch.full_like(source[:1], 0.0 if image else 1.0)
+    hole[:, 0] = 1.0 if mask else hole[:, 0]
+    return Example(source, source, hole, prompt, 0, "request")
 
 
 def check_prompt(prompt: object) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sample
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from method_cases import adapted, base
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import TASKS, inputs, tiny_unet
 from tiny_fits import batch, settings
@@ -20,17 +22,25 @@ from baselines.finetune import Finetune
 from baselines.joint import Joint
 from baselines.joint_process import Given
 from mtdiff.backbones.diffusion import Diffusion
+from mtdiff.commands.pictures import check_request
+from mtdiff.data.emoji.source import EmojiSource
+from mtdiff.data.mixture import Stream
+from mtdiff.data.tables.convert import Samples, write_shards
+from mtdiff.data.tables.source import TableSource
 from mtdiff.methods.base import CannotFold
 from mtdiff.methods.process import Answers, Course, Held
 from mtdiff.methods.untouched import Untouched
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter, first_noise
-from mtdiff.model.sampling import Guidance, Known, guide, make_scheduler, sample
+from mtdiff.model.sampling import Guidance, Known, guide, make_scheduler
+from mtdiff.model.sampling import sample as draw_steps
+from mtdiff.runs.adapter import read_about
+from mtdiff.runs.checks import check_constructors
 from mtdiff.runs.export import fold_network
 from mtdiff.runs.load import load_run
 from mtdiff.tasks.joint import JointLabel, JointMasked
 from mtdiff.training.module import MultiTaskModule
-from mtdiff.types import Batch, Condition, Text
+from mtdiff.types import SPLITS, Batch, Condition, Text
 
 ZERO_SNR = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False)
 KINDS = ("joint", "joint label=E")
@@ -129,7 +139,7 @@ def test_a_gaussian_is_drawn_whatever_is_mixed(sampler: str, zero_snr: bool) -> 
     guided = guide(condition, Text(torch.zeros(1, 1, 1)), [Guidance()] * n)
     noise = torch.randn(n, 1, 1, 2, generator=torch.Generator().manual_seed(1))
     course = Fixed(diffusion, condition, torch.tensor(e), c)
-    drawn = sample(denoise, make_scheduler(sampler, schedule), guided, noise, 50, None, course)
+    drawn = draw_steps(denoise, make_scheduler(sampler, schedule), guided, noise, 50, None, course)
     assert float(drawn.mean()) == pytest.approx(m, abs=0.06)
     assert float(drawn.std()) == pytest.approx(spread, abs=0.06)
 
@@ -255,7 +265,7 @@ def test_perfect_heads_and_denoiser_give_the_known_picture() -> None:
 
     guided = guide(course.condition, Text(torch.zeros(1, 1, 16)), [Guidance()] * 2)
     scheduler = make_scheduler("ddim", made.denoiser.backbone.scheduler)
-    drawn = sample(perfect, scheduler, guided, torch.randn(2, 4, 8, 8), 10, None, course)
+    drawn = draw_steps(perfect, scheduler, guided, torch.randn(2, 4, 8, 8), 10, None, course)
     torch.testing.assert_close(course.answer().latents["masked"], truth)
     assert (drawn - truth).abs().mean() < 0.2 * truth.abs().mean()
 
@@ -273,6 +283,13 @@ def test_samplers_and_shortcuts_without_a_form_are_refused() -> None:
         replace(painter(), sampler="dpm++")
     with pytest.raises(ValueError, match=r"^method: mixes modalities[^\n]*the sampler of a flow has no form"):
         Painter(denoiser=adapted("joint", "joint"), guidance={}, sampler="ddim", steps=1)
+
+
+def test_a_run_refuses_them_before_anything_is_loaded() -> None:
+    for option in ("sampling.sampler=dpm++", "sampling.inherit={level: block, every: 2}"):
+        plain, _ = composed(["method=joint", option])
+        with pytest.raises(ValueError, match=r"^sampling\.(sampler=dpm|inherit: expected null)"):
+            check_constructors(plain)
 
 
 def test_more_labels_than_there_is_room_for() -> None:
@@ -341,6 +358,16 @@ def test_a_single_task_phase_goes_on_with_an_adapter(finished: Path, tmp_path: P
         composed([f"init_from={finished}", f"training.start={finished}", *TINY[:2]])
 
 
+def test_sample_refuses_a_request_before_it_loads_a_model(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = read_about(finished)
+    for task, told in (("joint_masked", {"known": "picture"}), ("joint_label", {"label": "x"})):
+        with pytest.raises(ValueError, match=r"^(image: known=picture needs one|label=x: expected one of)"):
+            check_request(about.content["task"][task], {"task": task}, told)
+    sample.main([f"run={finished}", "task=joint_masked", "known=none", f"out={finished}/drawn.png"])
+    assert capsys.readouterr().out.split() == [f"{finished}/drawn.png", f"{finished}/drawn.masked.png"]
+    assert (finished / "drawn.masked.png").exists()
+
+
 def test_requests_of_several_modalities(finished: Path) -> None:
     model, picture = load_run(finished), torch.zeros(3, 64, 64)
     one, two, three = model.answer(
@@ -366,11 +393,29 @@ def test_requests_of_several_modalities(finished: Path) -> None:
 # Tasks
 
 
+@pytest.mark.parametrize("shards", [False, True])
+def test_labels_of_a_folder_and_of_shards(shards: bool, tmp_path: Path) -> None:
+    """Classes are those of the training rows; a held-out one that training lacks counts as not given."""
+    folder = tmp_path / "folder"
+    for split, names in (("train", ["cat", "dog", "cat", "owl"]), ("validation", ["dog"]), ("test", ["cat", "newt"])):
+        (folder / split).mkdir(parents=True)
+        rows = [{"file_name": f"{i}.png", "label": name} for i, name in enumerate(names)]
+        (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        for i in range(len(names)):
+            Image.new("RGB", (16, 16), (i, 0, 0)).save(folder / split / f"{i}.png")
+    source = TableSource(label=str(folder), size=16)
+    if shards:
+        write_shards(str(tmp_path / "shards"), {split: Samples(source, "label", split) for split in SPLITS})
+        source = TableSource(label=str(tmp_path / "shards"), size=16)
+    task = JointLabel()
+    task = replace(task, **task.read_data(source.list_classes))
+    assert task.classes == ["cat", "dog", "owl"]
+    stream = Stream(source, task, "test", 0)
+    assert sorted(int(stream.example(n, 0).extra["label"]) for n in range(2)) == [0, 1]
+
+
 def test_the_label_never_leaks_through_the_text() -> None:
     """Its prompt is empty; nor do the text that the network reads and its source differ between labels."""
-    from mtdiff.data.emoji.source import EmojiSource
-    from mtdiff.data.mixture import Stream
-
     source = EmojiSource(size=16)
     task = JointLabel(classes=source.list_classes())
     examples = [Stream(source, task, "train", 0).example(n, 1) for n in range(8)]
@@ -386,9 +431,6 @@ def test_the_label_never_leaks_through_the_text() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
 def test_masked_pictures_have_the_share_asked_for(share: float) -> None:
-    from mtdiff.data.emoji.source import EmojiSource
-    from mtdiff.data.mixture import Stream
-
     stream = Stream(EmojiSource(), JointMasked(share=(share, share)), "train", 0)
     shares = [float(stream.example(n, 0).mask.mean()) for n in range(12)]
     assert sum(shares) / len(shares) == pytest.approx(share, rel=0.2)
