@@ -5,6 +5,7 @@ python experiments/export.py run=runs/<name> task=edit out=<folder>
 form=pipeline   the whole network (the default)
 form=lora       what training has changed, for diffusers' load_lora_weights and for peft; where that is of low rank
 form=ia3        the same for peft, where layers were scaled
+adapter=[runs/<a>,runs/<b>] weights=[1,0.5] in place of run=: runs that add up.
 packages=yours: whose classes the run may name, beside ours. base=<folder>: the base model, where it is one of yours.
 """
 
@@ -19,7 +20,11 @@ def main(arguments: list[str]) -> None:
     from mtdiff.config.schema import refuse
     from mtdiff.files import check_folder, shown
 
-    given = parse_options(arguments, ("run", "task", "out", "form", "packages", "base"), ("run", "task", "out"))
+    sums = any(argument.startswith("adapter=") for argument in arguments)
+    allowed = ("run", "adapter", "weights", "task", "out", "form", "packages", "base", "encoder")
+    given = parse_options(arguments, allowed, ("adapter" if sums else "run", "task", "out"))
+    if sums and "run" in given:
+        raise ValueError(f"run={shown(given['run'])}: expected none beside adapter=[...]")
     form, task = given.get("form", "pipeline"), given["task"]
     if form not in FORMS:
         raise refuse("form", form, FORMS)
@@ -32,7 +37,7 @@ def main(arguments: list[str]) -> None:
     from mtdiff.runs.load import load_run
     from mtdiff.runs.peft_export import export_adapter
 
-    model = load_run(given["run"], **options)
+    model = load_run(**options)
     channels = count_channels(model, task)
     name = export_pipeline(model, task, out) if form == "pipeline" else export_adapter(model, about, task, out, form)
     write_card(out, about, task, model.takes[task], name, channels, form)

@@ -6,7 +6,9 @@ rule       average, task_arithmetic, ties or dare; of what training has changed 
            LoRA adapters, by peft
 scale      of the merged change (1), or validation: the one of 0.2 to 1 with the least error on validation examples
 density    share of the values that ties and dare keep (0.5)
-base=<folder>: the base model, where it is one of yours. packages=yours: whose classes the runs may name, beside ours.
+weights    with rule=sum: of runs of one task that add up as they are, such as EMMA's (docs/references.md)
+base=<folder>, encoder=<folder>: the base model or the picture encoder, where it is one of yours.
+packages=yours: whose classes the runs may name, beside ours.
 Other options are those of run.py that data, evaluation and trainer come from, such as data=folder data.edit=...
 """
 

@@ -19,6 +19,21 @@ training it shows things whose names were seen, in combinations that were not. `
 `label`: a picture with the name of its one class."""
 
 
+REFERENCE = "reference."
+"""Before the name of a reference in `Example.extra`, `Batch.extra` and `Condition.extra`."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture that shows something of another one. image: (3, H0, W0) uint8.
+
+    words: the part of the other picture's caption that says in text what this one shows; "" where none does.
+    """
+
+    image: Tensor
+    words: str = ""
+
+
 @dataclass(frozen=True)
 class Record:
     """What a data source knows about one picture, or about a pair of pictures before and after an edit.
@@ -26,6 +41,7 @@ class Record:
     image: (3, H0, W0) uint8. `edited` has the same size; it, `instruction` and `edited_caption` are set together.
     map: (3, H0, W0) uint8, in the few colours of a palette (`mtdiff.tasks.label_maps`).
     label: the name of what class the picture is of, else "".
+    reference: other pictures by name, none of which is the picture itself; a source may draw one when it is asked for.
     key: names the record, for reports and replay. kind: the source's own name for what changes (`skin tone`, `remove`).
     """
 
@@ -38,6 +54,15 @@ class Record:
     edited_caption: str | None = None
     map: Tensor | None = None
     label: str = ""
+    reference: Mapping[str, Reference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of one thing each: records, and a label of each, such as who drew it. Empty where a source has none."""
+
+    records: Sequence[Record] = ()
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

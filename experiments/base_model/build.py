@@ -14,7 +14,7 @@ from base_model import contrastive, judge
 from base_model.denoiser import AlignedDenoiser, LatentDenoiser, make_look
 from base_model.evaluate import SHOWN, judge_bases
 from base_model.latents import Encoded, Mixture, encode_records
-from base_model.parts import load_denoiser, make_backbone, make_painter, open_parts
+from base_model.parts import load_denoiser, make_backbone, make_painter, open_parts, open_text
 from base_model.records import hash_data, stack_portraits
 from base_model.ship import ship_models
 from base_model.work import SIZE, Work
@@ -78,6 +78,22 @@ def train_clip(work: Work, name: str, splits: tuple[Split, ...]) -> None:
     work.note(name, text_to_image_top1_of_200_training_emoji=round(found, 4))
 
 
+def build_vision(work: Work) -> None:
+    """Train the picture tower that reads reference pictures, against the frozen text half; training pictures alone."""
+    c, parts = work.config["vision"], open_text(work)
+    text, tokenizer = parts["text_encoder"], parts["tokenizer"]
+    identity = work.identify("vision", text_encoder=hash_weights(text.parameters()))
+    with drawing("cpu", work.seed):
+        tower = contrastive.make_tower(c["model"], text.config.hidden_size)
+    records = work.records("vision")
+    stage = contrastive.PictureTower(tower.to(work.device), text.to(work.device), tokenizer, records, c["batch"])
+    work.fit("vision", stage, identity, lambda step: None)
+    tower.save_pretrained(work.folder / "vision" / "model")
+    prompts = judge.choose_portraits(work.source, 200, "validation")
+    found = contrastive.match_tower(stage, prompts.truth, prompts.captions)
+    work.note("vision", text_to_image_top1_of_200_training_emoji=round(found, 4))
+
+
 def build_denoiser(work: Work) -> None:
     """Train the U-Net."""
     train_denoiser(work, "denoiser")
@@ -132,6 +148,7 @@ STAGES: Mapping[str, Callable[[Work], None]] = {
     "autoencoder": build_autoencoder,
     "clip": build_clip,
     "measure": build_measuring_clip,
+    "vision": build_vision,
     "denoiser": build_denoiser,
     "transformer": build_transformer,
     "judge": judge_bases,

@@ -24,14 +24,18 @@ from mtdiff.model.sampling import Guidance
 def open_parts(work: Work) -> dict[str, Any]:
     """Autoencoder, text encoder and tokenizer that the denoisers are trained around, and their schedule."""
     vae = Path(work.config["vae"] or work.folder / "autoencoder" / "model")
-    parts: dict[str, Any] = {"vae": load_autoencoder(vae), "scheduler": make_schedule()}
+    return {"vae": load_autoencoder(vae), "scheduler": make_schedule(), **open_text(work)}
+
+
+def open_text(work: Work) -> dict[str, Any]:
+    """The text encoder that the denoisers read, and its tokenizer."""
     if work.config["text"] is not None:
         text = Path(work.config["text"])
         encoder = CLIPTextModel.from_pretrained(text / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
-        return parts | {"text_encoder": encoder, "tokenizer": CLIPTokenizer.from_pretrained(text / "tokenizer")}
+        return {"text_encoder": encoder, "tokenizer": CLIPTokenizer.from_pretrained(text / "tokenizer")}
     clip = work.folder / "clip" / "model"
     encoder = contrastive.take_text_half(CLIPModel.from_pretrained(clip))
-    return parts | {"text_encoder": encoder, "tokenizer": CLIPTokenizer.from_pretrained(clip)}
+    return {"text_encoder": encoder, "tokenizer": CLIPTokenizer.from_pretrained(clip)}
 
 
 def make_backbone(work: Work, name: str, parts: Mapping[str, Any]) -> LatentBackbone:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import PixArtTransformer2DModel, StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from base_model.parts import open_parts, read_backbone
 from base_model.work import Work
@@ -26,6 +26,8 @@ def ship_models(work: Work) -> None:
     if transformer.exists():
         made = PixArtTransformer2DModel.from_pretrained(transformer, torch_dtype=torch.float16)
         made.save_pretrained(Path(work.config["transformer_out"]) / "transformer", max_shard_size=SHARD)
+    if (tower := work.folder / "vision" / "model").exists():
+        ship_tower(tower, Path(work.config["out"]) / "image_encoder")
     if measuring.exists():
         CLIPModel.from_pretrained(measuring).half().save_pretrained(work.config["measure_out"])
         CLIPTokenizer.from_pretrained(measuring).save_pretrained(work.config["measure_out"])
@@ -63,3 +65,13 @@ def replace_parts(made: Path, out: Path, kept: Collection[str]) -> None:
         if part.is_dir():
             shutil.rmtree(out / part.name, ignore_errors=True)
         shutil.move(part, out / part.name)
+
+
+def ship_tower(tower: Path, out: Path) -> None:
+    """Write the picture tower, and how pictures are prepared for it: the whole of each, in [-1, 1]."""
+    made = CLIPVisionModelWithProjection.from_pretrained(tower).half()
+    made.save_pretrained(out)
+    side = made.config.image_size
+    halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    size, crop = {"shortest_edge": side}, {"height": side, "width": side}
+    CLIPImageProcessor(size=size, crop_size=crop, **halves).save_pretrained(out)

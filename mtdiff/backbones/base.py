@@ -94,10 +94,11 @@ class Backbone(nn.Module, ABC):
 
     size: side of its pictures in pixels. latent_shape: (C, h, w) at that size.
     scheduler: a diffusers scheduler that carries the noise schedule and the prediction type.
-    levels: of what `parts` can name.
+    levels: of what `parts` can name. reads_text: whether `predict` looks at `Condition.text`.
     """
 
     levels: ClassVar[tuple[Level, ...]] = ()
+    reads_text: ClassVar[bool] = True
     denoiser: nn.Module
     scheduler: Any
     size: int

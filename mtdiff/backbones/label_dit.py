@@ -72,6 +72,7 @@ class LabelDiT(LatentBackbone):
     """labels: class by name. other: what a text that names no class stands for."""
 
     levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
+    reads_text: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -106,6 +106,34 @@ def read_mapping(given: Mapping[str, str], key: str) -> dict[str, Any] | None:
     return value
 
 
+def list_folders(given: Mapping[str, str], key: str) -> list[str]:
+    """Folders of `key=[a,b]` or `key=a,b`."""
+    text = given[key]
+    found = parse_list(text)
+    if not found or not all(isinstance(f, str) and f for f in found):
+        raise ConfigError(f"{key}={shown(text)}: expected folders of runs, such as [runs/a,runs/b]")
+    return found
+
+
+def list_numbers(given: Mapping[str, str], key: str) -> list[float] | None:
+    """Numbers of `key=[1,0.5]`, or None where it is not given."""
+    if key not in given:
+        return None
+    found = parse_list(given[key])
+    if not found or not all(isinstance(f, int | float) and not isinstance(f, bool) and math.isfinite(f) for f in found):
+        raise ConfigError(f"{key}={shown(given[key])}: expected finite numbers, such as [1,0.5]")
+    return [float(f) for f in found]
+
+
+def parse_list(text: str) -> list[Any] | None:
+    """The entries of `[a,b]` or `a,b`; None where it is no list."""
+    try:
+        found = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, list) else None
+
+
 def read_packages(given: Mapping[str, str]) -> tuple[str, ...]:
     """Packages whose classes a run may name: ours, and those of `packages=`, with commas between."""
     return (*PACKAGES, *(package for package in given.get("packages", "").split(",") if package))

@@ -18,6 +18,7 @@ WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "d
 if TYPE_CHECKING:
     from mtdiff.backbones.base import Backbone
     from mtdiff.data.source import Source
+    from mtdiff.metrics.quality import Judge
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.runs.experiment import Experiment
     from mtdiff.runs.judging import Trivial
@@ -69,7 +70,7 @@ def build_experiment(
         trainer=plain["trainer"],
         folder=folder,
         trivial=trivial,
-        judge=construct(plain["metrics"]).judge(),
+        judge=build_judge(plain, data.source),
         untouched=untouched,
         wandb=read_wandb_options(plain, folder),
         phases=phases or Phases(shown=False),
@@ -78,6 +79,13 @@ def build_experiment(
         found=found,
         init=init,
     )
+
+
+def build_judge(plain: Mapping[str, Any], source: "Source") -> "Judge":
+    """What judges the run, with the data's galleries at hand."""
+    judge: Judge = construct(plain["metrics"]).judge()
+    judge.look_at(source.gallery)
+    return judge
 
 
 def find_task_options(plain: Mapping[str, Any], source: "Source") -> dict[str, dict[str, Any]]:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtdiff.commands.arguments import parse_options, read_packages, split_options
+from mtdiff.commands.arguments import list_folders, list_numbers, parse_options, read_packages, split_options
 from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Sampling
 from mtdiff.files import reason, shown
 from mtdiff.pictures import load_picture
 from mtdiff.runs.adapter import About, choose_sampling, read_about
+
+REFERENCE = "reference."
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,9 +21,20 @@ if TYPE_CHECKING:
 
 
 def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
-    """What the run of a command says of itself, and what `load_run` takes beside the folder."""
-    options: dict[str, Any] = {"packages": read_packages(given), "base": given.get("base")}
-    about = read_about(Path(given["run"]), **options)
+    """What the run of a command says of itself, or the sum of those of `adapter=[...]`, and what `load_run` takes."""
+    options: dict[str, Any] = {key: given.get(key) for key in ("base", "encoder")}
+    options["packages"] = read_packages(given)
+    if "adapter" in given:
+        from mtdiff.runs.sums import join_runs  # imports torch, which one run does not need
+
+        folders, weights = list_folders(given, "adapter"), list_numbers(given, "weights")
+        about = join_runs([read_about(Path(f), option="adapter", **options) for f in folders], weights)
+        options |= {"folder": folders, "weights": weights}
+    else:
+        if "weights" in given:
+            raise ValueError(f"weights={shown(given['weights'])}: expected none beside run=, but adapter=[...]")
+        about = read_about(Path(given["run"]), **options)
+        options |= {"folder": given["run"]}
     if given["task"] not in about.tasks:
         raise refuse("task", given["task"], about.tasks)
     return about, options
@@ -34,8 +47,29 @@ def parse_request(arguments: Sequence[str], allowed: Sequence[str]) -> tuple[dic
         return parse_options(arguments, allowed, ("run", "task", "out")), []
     if "run" in given:
         raise ValueError(f"run={shown(given['run'])}: expected none beside adapter=, which draws without a run")
+    if is_sum(given):
+        return parse_options(arguments, allowed, ("adapter", "task", "out")), []
+    if "weights" in given:
+        raise ValueError(f"weights={shown(given['weights'])}: expected runs that add up, as adapter=[runs/a,runs/b]")
     own = [argument for argument in arguments if argument not in overrides]
     return parse_options(own, allowed, ("adapter", "task", "out")), overrides
+
+
+def is_sum(given: Mapping[str, str]) -> bool:
+    """Whether `adapter=` names runs that add up, in brackets, and no adapter folder of others."""
+    return given.get("adapter", "").startswith("[")
+
+
+def split_references(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Files of `reference.<name>=<file>` by name, and all other arguments."""
+    files: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key.startswith(REFERENCE):
+            if key.removeprefix(REFERENCE) in files:
+                raise ValueError(f"{shown(argument)}: {key} is given twice")
+            files[key.removeprefix(REFERENCE)] = value
+    return files, [a for a in arguments if not (a.startswith(REFERENCE) and "=" in a)]
 
 
 def open_model(
@@ -45,7 +79,7 @@ def open_model(
 
     sampling: options over those of the run, or of the configuration.
     """
-    if "adapter" in given:
+    if "adapter" in given and not is_sum(given):
         return open_adapter(given, overrides, sampling or {})
     about, options = read_run(given)
     choose_sampling(about, sampling or {})
@@ -53,7 +87,7 @@ def open_model(
     def load() -> "Model":
         from mtdiff.runs.load import load_run
 
-        return load_run(given["run"], given.get("device", "cpu"), sampling=sampling, **options)
+        return load_run(device=given.get("device", "cpu"), sampling=sampling, **options)
 
     return about.content["task"][given["task"]], load
 
@@ -100,21 +134,22 @@ def read_size(base: Path) -> dict[str, int]:
 
 
 def check_request(
-    node: Mapping[str, Any], given: Mapping[str, str], told: Mapping[str, str]
-) -> "tuple[Image.Image | None, Image.Image | None]":
-    """The image and the mask of a request, or None where none is named. The task of `node` is asked what it takes.
+    node: Mapping[str, Any], given: Mapping[str, str], told: Mapping[str, str], references: Mapping[str, str]
+) -> "tuple[Image.Image | None, Image.Image | None, dict[str, Image.Image]]":
+    """The image and the mask of a request, or None where none is named, and its references. The task of `node` is asked
+    what it takes.
 
-    told: what the request says beside prompt, image and mask.
+    told: what the request says beside prompt, image and mask. references: files by name.
     """
     image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
     from mtdiff.tasks.takes import Takes, check_prompt, probe_request
 
     prompt, task = given.get("prompt", ""), construct(node)
     check_prompt(prompt)
-    takes = Takes.of(task)
-    takes.check(given["task"], prompt=prompt, image=image is not None, mask=mask is not None)
-    task.read_request(probe_request(prompt, image=image is not None, mask=mask is not None), told)
-    return image, mask
+    pictures = {"image": image is not None, "mask": mask is not None}
+    Takes.of(task).check(given["task"], prompt=prompt, **pictures, references=references)
+    task.read_request(probe_request(prompt, **pictures), told)
+    return image, mask, {name: load_picture(REFERENCE + name, file) for name, file in references.items()}
 
 
 def write_answer(answer: "Answer", out: Path) -> list[str]:

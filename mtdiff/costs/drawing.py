@@ -98,7 +98,7 @@ def measure_picture(painter: Painter, sources: Sequence[bool], repeats: int = 10
 
 def guide_task(painter: Painter, text: Text, empty: Text, source: bool, task: int) -> Condition:
     """Return the rows that a guided step predicts for one picture of a task, where the network is."""
-    row = make_condition(painter.denoiser.backbone, text, source, task)
+    row = make_condition(painter.denoiser.backbone, text, source, task, painter.denoiser.method.reads)
     scales = painter.guidance.get(painter.denoiser.tasks[task], Guidance())
     rows = guide_row(row, empty, scales)
     device = device_of(painter.denoiser.backbone)

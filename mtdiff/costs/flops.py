@@ -128,11 +128,18 @@ def encode_prompt(backbone: Backbone) -> Text:
     return Text(fill_meta(text.tokens), {k: fill_meta(v) for k, v in text.extra.items()})
 
 
-def make_condition(backbone: Backbone, text: Text, source: bool, task: int = 0) -> Condition:
-    """Make the condition of one sample (B = 1) on the text's device, with a source latent of zeros or without one."""
+def make_condition(
+    backbone: Backbone, text: Text, source: bool, task: int = 0, reads: Mapping[str, tuple[int, ...]] | None = None
+) -> Condition:
+    """Make the condition of one sample (B = 1) on the text's device, with a source latent of zeros or without one.
+
+    reads: what the method reads besides (`Method.reads`), of which the sample has all.
+    """
     latent = torch.zeros(1, *backbone.latent_shape, device=text.tokens.device)
     mask = torch.full_like(latent[:, :1], 0.0 if source else 1.0)
-    return Condition(latent, mask, text.tokens, torch.tensor([task], device=latent.device), text.extra)
+    extra = {name: torch.ones(1, *shape, device=latent.device) for name, shape in (reads or {}).items()}
+    ids = torch.tensor([task], device=latent.device)
+    return Condition(latent, mask, text.tokens, ids, {**text.extra, **extra})
 
 
 def guide_row(row: Condition, empty: Text, guidance: Guidance) -> Condition:

@@ -224,7 +224,9 @@ def measure_run(
     backbone, device = denoiser.backbone, device_of(denoiser.backbone)
     text = encode_prompt(backbone)
     given = [True] * len(denoiser.tasks) if sources is None else sources
-    rows = [make_condition(backbone, text, source, k).to(device).limit(budget) for k, source in enumerate(given)]
+    reads = denoiser.method.reads
+    rows = [make_condition(backbone, text, source, k, reads).to(device) for k, source in enumerate(given)]
+    rows = [row.limit(budget) for row in rows]
     flops = [count_step_flops(denoiser, row) for row in rows]
     dearest = max(range(len(rows)), key=lambda k: flops[k].total)
     call = make_call(denoiser, rows[dearest])

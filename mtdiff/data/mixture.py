@@ -80,6 +80,7 @@ class Stream:
             if size < 1:
                 lacks = f"{task.name!r} needs {need!r} records, of which the data has none in {split!r}"
                 raise ValueError(f"tasks: {lacks}; leave it out with tasks=[...]")
+        check_references(source, task, split)
 
     def draw(self, n: int) -> Draw:
         kind, m = self.cycle.at(n)
@@ -103,6 +104,16 @@ class Stream:
             rng = numpy_rng(*self.key, need, epoch, "order")
             self._orders[need] = epoch, self.source.order(need, self.split, rng)
         return self._orders[need][1]
+
+
+def check_references(source: Source, task: Task, split: Split) -> None:
+    """Refuse a task that shows references which no record of the data has."""
+    for need in task.needs:
+        known = source.reference_names(need, split)
+        for name in task.shows:
+            if name not in known:
+                there = f"the data has {', '.join(known) or 'none'} in {split!r}"
+                raise ValueError(f"task.{task.name}.reference={name}: no such reference pictures, {there}")
 
 
 def streams(source: Source, tasks: Sequence[Task], split: Split, seed: int) -> list[Stream]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mtdiff.types import Need, Record, Split
+from mtdiff.types import Gallery, Need, Record, Split
 
 
 class Source(ABC):
@@ -19,6 +19,17 @@ class Source(ABC):
     @abstractmethod
     def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
         """Record `index` in [0, size). Whatever is drawn freely (place, background, wording) comes from `rng`."""
+
+    def reference_names(self, need: Need, split: Split) -> Sequence[str]:
+        """Names of the references that its records of a kind may have (`Record.reference`)."""
+        return ()
+
+    def gallery(self, split: Split, number: int) -> Gallery:
+        """So many pictures of one thing each, of different things, fewer where there are not as many; always the same.
+
+        What judges may compare an answer with them, or learn from those of training.
+        """
+        return Gallery()
 
     def order(self, need: Need, split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
         """The records of one epoch, each once, in an order drawn from `rng`; near to how they lie, if that matters."""

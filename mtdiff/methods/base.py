@@ -71,6 +71,11 @@ class Method(ABC):
         return condition
 
     @property
+    def reads(self) -> Mapping[str, tuple[int, ...]]:
+        """What `encode_extra` may give: the shape of one sample's, by name. No task may lack all of it."""
+        return {}
+
+    @property
     def error_weight(self) -> float:
         """Weight of the prediction error beside `extra_errors`."""
         return 1.0
@@ -136,6 +141,14 @@ class Method(ABC):
         options: as they were given. CannotMerge where what is trained cannot be merged.
         """
         raise CannotMerge(f"{type(self).__name__} cannot be merged: its trainings share no weights of one meaning")
+
+    def sum_options(self, options: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
+        """Options under which trainings of this method, made apart on one base, add up in one model without training.
+
+        options: of each, which may differ in the names of what is added alone. weights: of each in the sum; the summed
+        model has the tensors of all of them, under their own names. CannotMerge where trainings do not add up so.
+        """
+        raise CannotMerge(f"{type(self).__name__} cannot be summed: its trainings change the same weights")
 
     def merge(
         self, start: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]], rule: Rule

@@ -20,6 +20,7 @@ from mtdiff.metrics.measures import (
 )
 from mtdiff.metrics.pictures import RangeMistake, ciede2000, psnr, ssim
 from mtdiff.metrics.quality import Judge
+from mtdiff.metrics.references import CHOICES, ImageSimilarity, OwnAmong, ReferenceSimilarity, StyleAccuracy
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def build_judge(networks: Networks, *, range_mistake: RangeMistake = "warn") -> 
         "miou": MeanIoU("miou"),
         "pixel_accuracy": PixelAccuracy("pixel_accuracy"),
         "caption": CaptionSimilarity(f"clip_score{n.clip_suffix}", n.clip),
+        "image": ImageSimilarity(f"clip_image_similarity{n.clip_suffix}", n.clip),
+        "reference_image": ReferenceSimilarity(f"clip_reference_similarity{n.clip_suffix}", n.clip),
+        "own": OwnAmong(f"own_of_{CHOICES}{n.clip_suffix}", n.clip),
+        "style": StyleAccuracy(f"style_accuracy{n.clip_suffix}", n.clip),
         "directional": Directional(f"directional_similarity{n.clip_suffix}", n.clip),
         "directional_image": DirectionalImage(f"directional_image_similarity{n.clip_suffix}", n.clip),
         "frechet": Frechet(n.frechet, n.features),

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from mtdiff.metrics.embedding import (
     directional_image_similarity,
     directional_similarity,
 )
-from mtdiff.types import Batch
+from mtdiff.types import Batch, Gallery, Split
 
 Index = NDArray[np.int64]
+Galleries = Callable[[Split, int], Gallery]
+"""A split and a number -> so many pictures of one thing each (`Source.gallery`)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Measure(nn.Module, ABC):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+
+    def look_at(self, galleries: Galleries) -> None:
+        """Remember where galleries of the data come from, for what compares with them or learns from them."""
+        return
+
+    def describe(self) -> dict[str, Any]:
+        """What there is to tell beside the rows: small, plain JSON; nothing until it was used."""
+        return {}
 
 
 # One number per example

@@ -8,7 +8,7 @@ Letters: n examples of one task, D width of a feature vector.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtdiff.metrics.distances import Matrix
-from mtdiff.metrics.measures import Measure, Parts, PerExample, PerSet
+from mtdiff.metrics.measures import Galleries, Measure, Parts, PerExample, PerSet
 from mtdiff.metrics.pictures import RangeMistake, check_pictures
 from mtdiff.results.intervals import Interval, mean_interval, set_interval
 from mtdiff.results.record import Direction, Row
@@ -63,6 +63,17 @@ class Judge(nn.Module):
     @property
     def parts(self) -> Parts:
         return Parts(self.anchor.device)
+
+    def look_at(self, galleries: Galleries) -> None:
+        """Tell every measure where galleries of the data come from."""
+        for measure in self.measures.values():
+            assert isinstance(measure, Measure)
+            measure.look_at(galleries)
+
+    def describe(self) -> dict[str, Any]:
+        """What measures have to tell of themselves, by their names."""
+        told = {m.name: m.describe() for m in self.measures.values() if isinstance(m, Measure)}
+        return {name: found for name, found in told.items() if found}
 
     def measure(self, metric: str, task: str = "") -> Measure:
         """The measure of what a metric names; ValueError where there is none."""

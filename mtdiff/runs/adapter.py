@@ -34,12 +34,21 @@ LONGEST = 64  # list in an architecture
 
 @dataclass(frozen=True)
 class About:
-    """path: of the file. content: as read; backbone: as it is to be constructed. digest: what `identity` gives."""
+    """path: of the file. content: as read; backbone and method: as they are to be constructed.
+
+    digest: what `identity` gives.
+    """
 
     path: Path
     content: Mapping[str, Any]
     backbone: Mapping[str, Any]
     sampling: Sampling
+    encoder: str | None = None
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """With the caller's picture encoder in place of the one that is named."""
+        return name_encoder(self.content["method"], self.encoder)
 
     @property
     def weights(self) -> Path:
@@ -60,9 +69,15 @@ def identity(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({k: about[k] for k in IDENTITY}, sort_keys=True).encode()).hexdigest()
 
 
-def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | None = None, option: str = "run") -> About:
+def read_about(
+    folder: Path,
+    packages: Sequence[str] = PACKAGES,
+    base: str | None = None,
+    option: str = "run",
+    encoder: str | None = None,
+) -> About:
     """folder: of a run, or the name of a shipped one. base: a base model of the caller's, in place of the one named.
-    option: what a refusal calls the folder."""
+    option: what a refusal calls the folder. encoder: a picture encoder of the caller's, in place of the one named."""
     if not folder.is_dir():
         own = list_shipped()
         if str(folder) not in own:
@@ -71,10 +86,12 @@ def read_about(folder: Path, packages: Sequence[str] = PACKAGES, base: str | Non
     path = resolve_within(folder, "adapter.json")
     if not path.exists():
         raise ValueError(f"{path}: no such file, so this is not a finished run")
-    return about_of(path, read_json(path), packages, base)
+    return about_of(path, read_json(path), packages, base, encoder)
 
 
-def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base: str | None = None) -> About:
+def about_of(
+    path: Path, content: Any, packages: Sequence[str] = PACKAGES, base: str | None = None, encoder: str | None = None
+) -> About:
     """The same from what a file holds: `adapter.json`, or the `config.yaml` of a run that has not come so far."""
     for key, kind in KEYS.items():
         if not isinstance(content, dict) or key not in content:
@@ -87,11 +104,11 @@ def about_of(path: Path, content: Any, packages: Sequence[str] = PACKAGES, base:
         raise ValueError(f"{path}: base={shown(weights)}: expected the hash of its weights, 64 digits")
     try:
         backbone = named_base(content["backbone"], base)
-        check_content({**content, "backbone": backbone}, packages, base)
+        check_content({**content, "backbone": backbone}, packages, base, encoder)
         sampling = Sampling(**content["sampling"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return About(path, content, backbone, sampling)
+    return About(path, content, backbone, sampling, encoder)
 
 
 def check_start(plain: Mapping[str, Any]) -> About | None:
@@ -195,7 +212,17 @@ def named_base(backbone: Mapping[str, Any], base: str | None) -> Mapping[str, An
     return backbone if base is None else {**backbone, "weights": base, "revision": None}
 
 
-def check_content(content: Mapping[str, Any], packages: Sequence[str], base: str | None) -> None:
+def name_encoder(method: Mapping[str, Any], encoder: str | None) -> Mapping[str, Any]:
+    if encoder is None:
+        return method
+    if "encoder" not in method:
+        raise ValueError(f"encoder={shown(encoder)}: expected none, the run's method reads no pictures")
+    return {**method, "encoder": encoder, "revision": None}
+
+
+def check_content(
+    content: Mapping[str, Any], packages: Sequence[str], base: str | None, encoder: str | None = None
+) -> None:
     for key in ("method", "backbone"):
         if "_target_" not in content[key]:
             raise ValueError(f"{key}._target_: has to be given")
@@ -211,10 +238,13 @@ def check_content(content: Mapping[str, Any], packages: Sequence[str], base: str
     check_sizes({"backbone": content["backbone"], "data": {}})
     for key in IDENTITY:
         for name, value in texts(key, content[key]):
-            if base is None or name != "backbone.weights":
+            if (base is None or name != "backbone.weights") and (encoder is None or name != "method.encoder"):
                 check_path(name, value)
     if base is None:
         check_weights(content["backbone"])
+    if encoder is None:
+        check_pinned("method", "encoder", content["method"], "revision", "encoder")
+    name_encoder(content["method"], encoder)
     check_architecture("backbone.architecture", content["backbone"].get("architecture"))
     check_architecture("method", content["method"])
 
@@ -242,22 +272,30 @@ def check_path(key: str, text: str) -> None:
     """Refuse what would be read as a path to elsewhere."""
     outside = text.startswith(("/", "~", "\\")) or PureWindowsPath(text).drive or "://" in text
     if outside or ".." in (*PurePosixPath(text).parts, *PureWindowsPath(text).parts):
-        own = "; name a base of yours with base=..." if key == "backbone.weights" else ""
+        own = {
+            "backbone.weights": "; name a base of yours with base=...",
+            "method.encoder": "; name an encoder of yours with encoder=...",
+        }.get(key, "")
         raise ValueError(f"{key}={shown(text)}: a run may not lead to other files{own}")
 
 
 def check_weights(backbone: Mapping[str, Any]) -> None:
     """Weights are built in, or come from the hub at a commit."""
     for key, revision in (("weights", "revision"), ("parts", "parts_revision")):
-        weights, commit = backbone.get(key), backbone.get(revision)
-        if weights is None or weights in BUILT_IN:
-            continue
-        if not isinstance(weights, str) or not HUB.fullmatch(weights):
-            expected = f"expected {', '.join(BUILT_IN)} or a hub repository; name a base of yours with base=..."
-            raise ValueError(f"backbone.{key}={shown(weights)}: {expected}")
-        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-            expected = f"expected the commit of {weights}, 40 digits; name the base yourself with base=..."
-            raise ValueError(f"backbone.{revision}={shown(commit)}: {expected}")
+        check_pinned("backbone", key, backbone, revision, "base")
+
+
+def check_pinned(section: str, key: str, node: Mapping[str, Any], revision: str, option: str) -> None:
+    """Refuse weights that are neither built in nor of the hub at a commit. option: by which the caller names others."""
+    weights, commit = node.get(key), node.get(revision)
+    if weights is None or weights in BUILT_IN:
+        return
+    if not isinstance(weights, str) or not HUB.fullmatch(weights):
+        expected = f"expected {', '.join(BUILT_IN)} or a hub repository; name a {option} of yours with {option}=..."
+        raise ValueError(f"{section}.{key}={shown(weights)}: {expected}")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        expected = f"expected the commit of {weights}, 40 digits; name the {option} yourself with {option}=..."
+        raise ValueError(f"{section}.{revision}={shown(commit)}: {expected}")
 
 
 def check_architecture(key: str, node: Any) -> None:

@@ -230,6 +230,18 @@ def check_method(method: Any, backbone: Mapping[str, Any], sampling: Mapping[str
         method.check(construct({**backbone, "weights": "meta"}))
 
 
+def check_reads(method: Any, tasks: Iterable[Any]) -> None:
+    """Refuse a method that reads what no task of the run gives."""
+    from mtdiff.types import REFERENCE
+
+    given = {REFERENCE + name for task in tasks for name in task.shows}
+    for name in method.reads:
+        if name not in given:
+            there = ", ".join(sorted(given)) or "none"
+            asked = "as tasks=[reference] task.reference.reference=[...]"
+            raise ConfigError(f"method: reads {name}, and the tasks of the run give {there}; ask for it {asked}")
+
+
 def check_speed(speed: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     """A fused optimiser scales float16's gradients back by itself, too late for clipping."""
     if speed.get("fused") and str(trainer.get("precision")) in ("16-mixed", "16"):
@@ -260,11 +272,11 @@ def check_constructors(plain: Mapping[str, Any]) -> None:
     from mtdiff.training.parallel import trainer_arguments
 
     check_levels(plain["backbone"], plain["sampling"].get("inherit"))
-    for node in (plain["balancing"], *(plain["task"][name] for name in plain["tasks"])):
-        construct(node)
-    method = construct(plain["method"])
+    construct(plain["balancing"])
+    tasks, method = [construct(plain["task"][name]) for name in plain["tasks"]], construct(plain["method"])
     check_method(method, plain["backbone"], plain["sampling"])
     check_budget(method, plain["sampling"].get("budget"))
+    check_reads(method, tasks)
     accelerator, precision = plain["trainer"].get("accelerator", "auto"), plain["trainer"].get("precision")
     if precision == "16-mixed" and accelerator == "auto" and not torch.accelerator.is_available():
         raise ConfigError("trainer.precision=16-mixed: expected bf16-mixed or 32-true where there is no GPU")

@@ -42,7 +42,7 @@ def build_painter(backbone: Any, plain: Mapping[str, Any]) -> Any:
     about = read_light(sampling.switch, plain, packages, plain["backbone"].get("weights"))
     light = None
     if about is not None:
-        light = Denoiser(copy.deepcopy(backbone), construct(about.content["method"]), about.tasks)
+        light = Denoiser(copy.deepcopy(backbone), construct(about.method), about.tasks)
     denoiser = adapt_backbone(backbone, plain)
     assembler = find_assembler(denoiser.backbone.denoiser)
     if assembler is not None and sampling.budget is not None:  # shapes alone cannot carry the number
@@ -77,7 +77,8 @@ def count_costs(plain: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str
     backbone = build_shapes(plain)
     text = encode_prompt(backbone)
     sources = {name: has_source(construct(plain["task"][name])) for name in plain["tasks"]}
-    rows = {name: make_condition(backbone, text, source, k) for k, (name, source) in enumerate(sources.items())}
+    reads = construct(plain["method"]).reads
+    rows = {name: make_condition(backbone, text, source, k, reads) for k, (name, source) in enumerate(sources.items())}
     base = Denoiser(backbone, Untouched(), plain["tasks"])
     parameters = cost.count_parameters(base)["total"]
     untouched = {"parameters": parameters, **count_step_flops(base, next(iter(rows.values()))).as_dict()}
@@ -131,7 +132,8 @@ def measure_costs(plain: Mapping[str, Any], task: str, options: Mapping[str, Any
 
     backbone = build_shapes(plain)
     source = has_source(construct(plain["task"][task]))
-    row = make_condition(backbone, encode_prompt(backbone), source, plain["tasks"].index(task))
+    reads = construct(plain["method"]).reads
+    row = make_condition(backbone, encode_prompt(backbone), source, plain["tasks"].index(task), reads)
     how, painter = Measuring(**options), build_painter(backbone, plain)
     found = measure_call(painter.denoiser, row, how)
     if painter.switch is not None:

@@ -64,7 +64,9 @@ def conclude(run: Experiment, result: Result, report: Mapping[str, Any]) -> Resu
     write_evaluation(run.folder, rows)
     spent = {**result.seconds, "eval": round(time.monotonic() - began, 1)}
     result = replace(result, status="complete", seconds=spent, rows=rows)
-    result = replace(result, method_report={**report, **run.describe_origin(), "data_hash": hash_batch(batch)})
+    told = {"judges": judges} if (judges := run.judge.describe()) else {}
+    report = {**report, **told, **run.describe_origin(), "data_hash": hash_batch(batch)}
+    result = replace(result, method_report=report)
     if not result.parts:
         result = replace(result, starvation=report_tasks(run, result.samples_seen))
     result.save(run.folder / "result.json")

@@ -33,6 +33,7 @@ from mtdiff.provenance import hash_weights
 from mtdiff.runs.adapter import About, check_base, choose_sampling, read_about, read_light
 from mtdiff.runs.checks import check_levels
 from mtdiff.runs.model import Model
+from mtdiff.runs.sums import join_runs, join_tensors
 from mtdiff.tasks.base import Task
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -45,19 +46,28 @@ class Refused(ValueError):
 
 
 def load_run(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     device: str = "cpu",
     packages: Sequence[str] = PACKAGES,
     base: str | None = None,
     sampling: Mapping[str, Any] | None = None,
+    encoder: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Model:
     """Load the model that a run left. ValueError in one line where the folder does not hold one.
 
+    folder: of a run; or a list of runs on one base that add up (`mtdiff.runs.sums`), by their `weights`, 1 each.
     packages: whose classes may be constructed. base: the base model, where it is a folder of yours or not pinned.
     sampling: options over the run's own, such as {"steps": 10} or {"inherit": {"level": "block", "every": 3}}.
+    encoder: the picture encoder, likewise where it is yours.
     """
     check_device(device)
-    about = read_about(Path(folder), packages, base)
+    if not isinstance(folder, str | Path):
+        parts = [read_about(Path(part), packages, base, "adapter", encoder) for part in folder]
+        return load_parts(parts, weights, device, packages, base, sampling or {})
+    if weights is not None:
+        raise ValueError(f"weights={list(weights)}: expected none beside one run")
+    about = read_about(Path(folder), packages, base, encoder=encoder)
     settings = choose_sampling(about, sampling or {})
     check_levels(about.backbone, settings.inherit)
     light = read_light(settings.switch, about, packages, base)
@@ -68,9 +78,41 @@ def load_run(
     check_base(about, hash_weights(backbone.parameters()))
     other = None if light is None else build_light(light, backbone)
     with explain_failure(about):
-        denoiser = Denoiser(backbone, construct(about.content["method"]), about.tasks)
+        denoiser = Denoiser(backbone, construct(about.method), about.tasks)
     load_adapter(denoiser, about)
     return Model(make_painter(denoiser.to(device).eval(), settings, other), tasks)
+
+
+def load_parts(
+    parts: Sequence[About],
+    weights: Sequence[float] | None,
+    device: str,
+    packages: Sequence[str],
+    base: str | None,
+    sampling: Mapping[str, Any],
+) -> Model:
+    """Load several runs as the one model that they add up to."""
+    about = join_runs(parts, weights)
+    settings = choose_sampling(about, sampling)
+    check_levels(about.backbone, settings.inherit)
+    light = read_light(settings.switch, about, packages, base)
+    for part in parts:
+        check_header(part.weights)
+    with explain_failure(about):
+        backbone = build_base(about)
+    digest = hash_weights(backbone.parameters())
+    tensors = [read_part(part, backbone, digest) for part in parts]
+    other = None if light is None else build_light(light, backbone)
+    with explain_failure(about):
+        denoiser = Denoiser(backbone, construct(about.method), about.tasks)
+    denoiser.load_adapter(join_tensors(tensors))
+    return Model(make_painter(denoiser.to(device).eval(), settings, other), build_tasks(about))
+
+
+def read_part(about: About, base: Backbone, digest: str) -> dict[str, Tensor]:
+    """The adapter of a run, once it is known to fit the base. base: untouched; digest: the hash of its weights."""
+    check_base(about, digest)
+    return read_adapter(about.weights, plan_adapter(base, about), about.digest)
 
 
 def make_painter(denoiser: Denoiser, sampling: Sampling, light: Denoiser | None = None) -> Painter:
@@ -99,7 +141,7 @@ def build_light(about: About, base: Backbone) -> Denoiser:
     check_base(about, hash_weights(base.parameters()))
     around = {id(module): module for module in base.children() if module is not base.denoiser}
     with explain_failure(about):
-        light = Denoiser(copy.deepcopy(base, around), construct(about.content["method"]), about.tasks)
+        light = Denoiser(copy.deepcopy(base, around), construct(about.method), about.tasks)
     check_header(about.weights)
     load_adapter(light, about)
     return light.eval()
@@ -136,7 +178,7 @@ def explain_failure(about: About) -> Iterator[None]:
 
 def build_denoiser(about: About) -> Denoiser:
     """The base with the method on it, its adapter still as the method starts it."""
-    return Denoiser(build_base(about), construct(about.content["method"]), about.tasks)
+    return Denoiser(build_base(about), construct(about.method), about.tasks)
 
 
 def build_base(about: About, check_plan: Callable[[Mapping[str, Tensor]], None] = lambda shapes: None) -> Backbone:
@@ -160,7 +202,7 @@ def plan_adapter(base: Backbone, about: About) -> dict[str, Tensor]:
     shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in base.parameters()}
     shapes |= {id(b): b.to("meta") for b in base.buffers()}
     copied = copy.deepcopy(base, shapes)  # which takes what stands in `shapes` for what it has copied already
-    return Denoiser(copied, construct(about.content["method"]), about.tasks).adapter()
+    return Denoiser(copied, construct(about.method), about.tasks).adapter()
 
 
 def load_adapter(denoiser: Denoiser, about: About) -> None:

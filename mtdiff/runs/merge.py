@@ -20,12 +20,13 @@ from mtdiff.data.mixture import FixedExamples
 from mtdiff.methods.merging import Rule
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.results.record import Result
-from mtdiff.runs.adapter import About, check_base
+from mtdiff.runs.adapter import About
 from mtdiff.runs.evaluation import split_examples
 from mtdiff.runs.execute import conclude
 from mtdiff.runs.experiment import Experiment
 from mtdiff.runs.keep import build_report, save_adapter
-from mtdiff.runs.load import check_adapter, plan_adapter, read_adapter
+from mtdiff.runs.load import read_part as read_tensors
+from mtdiff.runs.sums import join_tensors
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.types import Batch
 
@@ -67,10 +68,7 @@ def check_parts(parts: Sequence[About]) -> None:
 
 def read_part(about: About, result: Result, base: Any, digest: str) -> Part:
     """A part, once its adapter is known to fit the base. base: an untouched backbone; digest: of its weights."""
-    check_base(about, digest)
-    shapes = plan_adapter(base, about)
-    check_adapter(about.weights, shapes, about.digest)
-    return Part(about, result, read_adapter(about.weights, shapes, about.digest))
+    return Part(about, result, read_tensors(about, base, digest))
 
 
 def merge_adapters(denoiser: Denoiser, start: Mapping[str, Tensor], parts: Sequence[Part], rule: Rule) -> None:
@@ -118,17 +116,31 @@ def execute_merge(
     merge_adapters(run.module.denoiser, start, parts, rule)
     seconds = {"merge": round(time.monotonic() - merging, 3), "choose": round(merging - began, 3)}
     report = {**vars(rule), "validation": {str(k): v for k, v in tried.items()}, "seconds": seconds}
+    result = count_parts(result, parts, rule.weights(len(parts)))
+    found = build_report(run, save_adapter(run, about))
+    return conclude(run, result, {**found, "merge": report})
+
+
+def count_parts(result: Result, parts: Sequence[Part], weights: Sequence[float]) -> Result:
+    """The result with what all parts took together, and what they were."""
     sums = {k: sum(getattr(part.result, k) for part in parts) for k in ("steps", "samples_seen")}
     spent = [part.result.seconds["train"] for part in parts]
-    weights = rule.weights(len(parts))
-    result = replace(
+    return replace(
         result,
         **sums,
         seconds={"train": None if None in spent else sum(s for s in spent if s is not None), "eval": None},
         parts=[part.describe(w) for part, w in zip(parts, weights, strict=True)],
     )
+
+
+def execute_sum(
+    run: Experiment, result: Result, about: Mapping[str, Any], parts: Sequence[Part], weights: Sequence[float]
+) -> Result:
+    """Put the tensors of all parts side by side, keep the adapter, evaluate, write `result.json`."""
+    run.module.denoiser.load_adapter(join_tensors([part.tensors for part in parts]))
+    result = count_parts(result, parts, weights)
     found = build_report(run, save_adapter(run, about))
-    return conclude(run, result, {**found, "merge": report})
+    return conclude(run, result, {**found, "sum": {"weights": list(weights)}})
 
 
 def make_method(method: Mapping[str, Any], parts: int) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from mtdiff.model.sampling import Guidance
 from mtdiff.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.takes import Takes
-from mtdiff.types import Batch, Example
+from mtdiff.types import REFERENCE, Batch, Example
 
 log = logging.getLogger(__name__)
 Picture = Image.Image | Tensor
+References = Mapping[str, Picture]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Model:
         image: Picture | Sequence[Picture | None] | None = None,
         mask: Picture | Sequence[Picture | None] | None = None,
         *,
+        reference: References | Sequence[References | None] | None = None,
         seed: int = 0,
         guidance: Guidance | None = None,
         given: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
@@ -63,8 +65,10 @@ class Model:
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
         drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
         guidance: over the run's own. given: what a task of several modalities takes besides, such as {"label": ...}.
+        guidance: over the run's own. reference: pictures by name, as `image`; a task says which it takes.
         """
-        answers = self.answer(task, prompt, image, mask, seed=seed, guidance=guidance, given=given)
+        options: dict[str, Any] = {"seed": seed, "guidance": guidance, "given": given, "reference": reference}
+        answers = self.answer(task, prompt, image, mask, **options)
         return [answer.picture for answer in answers]
 
     @torch.no_grad()
@@ -75,6 +79,7 @@ class Model:
         image: Picture | Sequence[Picture | None] | None = None,
         mask: Picture | Sequence[Picture | None] | None = None,
         *,
+        reference: References | Sequence[References | None] | None = None,
         seed: int = 0,
         guidance: Guidance | None = None,
         given: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
@@ -82,7 +87,7 @@ class Model:
         """As a call, with all that the model draws or says beside the pictures."""
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed={shown(seed)}: expected a whole number of at least 0")
-        columns = _broadcast_columns(task=task, prompt=prompt, image=image, mask=mask, given=given)
+        columns = _broadcast_columns(task=task, prompt=prompt, image=image, mask=mask, given=given, reference=reference)
         examples = [self._read_request(i, *row) for i, row in enumerate(zip(*columns, strict=True))]
         batch, names = Batch.collate(examples), list(self.tasks)
         noise = first_noise(batch, self.painter.denoiser.backbone.latent_shape, seed)
@@ -108,33 +113,36 @@ class Model:
         image: Picture | None,
         mask: Picture | None,
         given: Mapping[str, str] | None,
+        reference: References | None,
     ) -> Example:
         """Make the example of a request, whose target nothing reads; ValueError where the task does not take it."""
-        source, hole = self._read_pictures(task, prompt, image, mask)
+        source, hole, extra = self._read_pictures(task, prompt, image, mask, reference or {})
         key, index = f"request {number}", list(self.tasks).index(task)
-        example = Example(source, source, hole, str(prompt), index, key, str(prompt), str(prompt))
+        example = Example(source, source, hole, str(prompt), index, key, str(prompt), str(prompt), extra=extra)
         return self.tasks[task].read_request(example, given or {})
 
     def _read_pictures(
-        self, task: str, prompt: str, image: Picture | None, mask: Picture | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return source (3, S, S) and mask (1, S, S) of one request."""
+        self, task: str, prompt: str, image: Picture | None, mask: Picture | None, named: References
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return source (3, S, S), mask (1, S, S) and references (3, S, S) by their keys in `Batch.extra`."""
         if not isinstance(task, str) or task not in self.tasks:
             raise refuse("task", task, self.tasks)
-        self.takes[task].check(task, prompt=prompt, image=image is not None, mask=mask is not None)
-        for what, picture in (("image", image), ("mask", mask)):
+        given = {"image": image is not None, "mask": mask is not None}
+        self.takes[task].check(task, prompt=prompt, **given, references=named)
+        for what, picture in (("image", image), ("mask", mask), *((REFERENCE + k, v) for k, v in named.items())):
             if picture is not None and not isinstance(picture, Image.Image | Tensor):
                 raise ValueError(f"{what}: expected a PIL picture or a tensor, got {type(picture).__name__}")
+        extra = {REFERENCE + name: self._read_image(picture) for name, picture in named.items()}
         if image is None:
-            return torch.zeros(3, self.size, self.size), torch.ones(1, self.size, self.size)
+            return torch.zeros(3, self.size, self.size), torch.ones(1, self.size, self.size), extra
         if mask is None:
-            return self._read_image(image), torch.zeros(1, self.size, self.size)
+            return self._read_image(image), torch.zeros(1, self.size, self.size), extra
         if _width_and_height(mask) != _width_and_height(image):
             raise ValueError(
                 f"mask: has {_width_and_height(mask)} pixels, expected the image's {_width_and_height(image)}"
             )
         hole = self._read_mask(mask)
-        return self._read_image(image) * (1 - hole), hole
+        return self._read_image(image) * (1 - hole), hole, extra
 
     def _read_image(self, image: Picture) -> Tensor:
         """(3, S, S) in [-1, 1], S the model's size; transparent pixels are white."""

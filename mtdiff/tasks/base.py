@@ -48,6 +48,7 @@ class Task(ABC):
     `baselines.trivial`.
     optional: of `image` and `prompt`, what a request may bring or leave out, whatever examples have.
     modalities: what a method may draw beside the picture, or be told of it (`Example.extra`).
+    shows: names of the reference pictures of a record (`Record.reference`) that it puts into `Example.extra`.
     """
 
     name: str
@@ -55,6 +56,10 @@ class Task(ABC):
     references: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[frozenset[str]] = frozenset()
     modalities: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def shows(self) -> Sequence[str]:
+        return ()
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 Letters: H W picture.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,13 @@ from mtdiff.types import Example
 
 @dataclass(frozen=True)
 class Takes:
-    """What a task reads, found by making examples from small noise pictures."""
+    """What a task reads, found by making examples from small noise pictures. references: their names."""
 
     image: bool
     prompt: bool
     mask: bool
     optional: frozenset[str] = frozenset()
+    references: Sequence[str] = ()
 
     @classmethod
     def of(cls, task: Task) -> "Takes":
@@ -31,13 +33,23 @@ class Takes:
             prompt=all(e.prompt for e in made),
             mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
             optional=task.optional,
+            references=tuple(task.shows),
         )
 
-    def check(self, task: str, *, prompt: object, image: bool, mask: bool) -> None:
-        """Refuse a request that lacks what the task needs, or has what it does not take. task: its name."""
+    def check(self, task: str, *, prompt: object, image: bool, mask: bool, references: Iterable[str] = ()) -> None:
+        """Refuse a request that lacks what the task needs, or has what it does not take. task: its name.
+
+        references: names of those that come with it. Any may be left out, and beside one there may be no prompt.
+        """
         check_prompt(prompt)
+        named = list(references)
+        for name in named:
+            if name not in self.references:
+                takes = f"expected one of {', '.join(self.references)}" if self.references else "takes none"
+                raise ValueError(f"reference.{shown(name)}: task {task!r} {takes}")
         for what, given, wanted in (("image", image, self.image), ("prompt", bool(str(prompt).strip()), self.prompt)):
-            if wanted and not given and what not in self.optional:
+            needed = wanted and what not in self.optional and not (what == "prompt" and named)
+            if needed and not given:
                 raise ValueError(f"{what}: task {task!r} needs one")
         for what, given, wanted in (("image", image, self.image), ("mask", mask, self.mask)):
             if given and not wanted and what not in self.optional:

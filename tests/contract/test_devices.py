@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import CASES, adapted
+from method_cases import CASES, adapted, inputs_of, takes
 from tiny import BACKBONES, TASKS, inputs
 from tiny_fits import batch, settings
 from torch import Tensor, nn
@@ -75,12 +75,11 @@ def halves(self: Canvas, condition: Any, beside: Any, alone: Any) -> Tensor:
     return torch.cat([beside(rows[:2]), alone(rows[2:])])
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("case", [c for c in CASES if c != NOISY])
+@pytest.mark.parametrize(("case", "backbone"), [(c, b) for c in CASES for b in BACKBONES if c != NOISY and takes(c, b)])
 def test_a_step_stays_on_its_device(case: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Canvas, "_in_two", halves)
     denoiser = adapted(case, backbone)
-    noisy, t, condition = inputs(denoiser.backbone, [2, 0, 3, 1])
+    noisy, t, condition = inputs_of(denoiser, [2, 0, 3, 1])
     with fake_device():
         move(denoiser)
         on_device = condition._map(moved)
@@ -157,7 +156,7 @@ def has_booleans(indices: Any) -> bool:
 def test_how_often_a_step_waits_for_the_device(case: str) -> None:
     """A call of the denoiser never does, but for ONE-PIC, which has to know which samples have a source."""
     denoiser = adapted(case, "unet")
-    noisy, t, condition = inputs(denoiser.backbone, [2, 0, 3, 1])
+    noisy, t, condition = inputs_of(denoiser, [2, 0, 3, 1])
     with torch.no_grad(), Waits() as waits:
         denoiser.errors(noisy, t, condition, noisy)
     if not case.startswith("one_pic"):

@@ -45,7 +45,7 @@ def test_a_task_is_named_as_its_line(name: str) -> None:
     assert task.metrics
     assert set(task.references) <= set(REFERENCES)
     assert sum(task.needs.values()) == pytest.approx(1)
-    assert Takes.of(task).image == (name not in ("text_to_image", "joint_label"))
+    assert Takes.of(task).image == (name not in ("text_to_image", "joint_label", "reference"))
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -23,6 +23,7 @@ from whole_runs import whole_run
 
 from mtdiff import load_run
 from mtdiff.backbones import dit
+from mtdiff.backbones.picture_encoder import PictureEncoder
 from mtdiff.commands.command import guard
 from mtdiff.data.emoji.source import EmojiSource
 
@@ -60,15 +61,16 @@ def read_facts(folder: Path) -> Any:
 
 
 def test_all_stages_leave_a_pipeline_that_diffusers_reads(tmp_path: Path) -> None:
-    clips = [f"{name}.{key}" for name in ("clip", "measure") for key in ("batch=3", "budget.steps=1")]
+    clips = [f"{name}.{key}" for name in ("clip", "measure", "vision") for key in ("batch=3", "budget.steps=1")]
     small = ["autoencoder.batch=2", "autoencoder.budget.steps=2", "autoencoder.loss.turned=1", "denoiser.align=0.5"]
     folder = pretrain(tmp_path, *clips, *small, "denoiser.budget.muon=0.01", "denoiser.mixture.long=0.5")
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "out")
     drawn = pipeline(["noto, crab"], num_inference_steps=1, output_type="np").images
     assert drawn.shape == (1, 64, 64, 3)
     facts = read_facts(folder)
-    assert set(facts) == {"autoencoder", "clip", "measure", "denoiser", "transformer", "judge"}
+    assert set(facts) == {"autoencoder", "clip", "measure", "vision", "denoiser", "transformer", "judge"}
     assert facts["denoiser"]["pictures"] == 8
+    assert PictureEncoder(str(folder / "out")).encode(torch.zeros(1, 3, 64, 64)).shape == (1, 65, 48)
     assert {"truth", "floor", "denoiser", "transformer"} < set(facts["judge"])
     with (folder / "denoiser" / "state.pt").open("rb") as file:
         assert any(name.startswith("1.") for name in torch.load(file, weights_only=True)["model"])  # the head

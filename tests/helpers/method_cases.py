@@ -1,6 +1,7 @@
 """Every method of configs/method and variants of them, on the tiny backbones: what the contract battery runs over."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from tiny import BACKBONES, TASKS
+from tiny import BACKBONES, TASKS, inputs
 from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
@@ -33,10 +34,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dtr random=true": {},
     "joint label=E": {"picture": "U"},
     "budgeted choice=random": {"slices": 2},
+    "emma gate=scalar": {"references": ["object", "style"]},
+    "emma time=false": {},
     "one_pic train=full": {"noise_context": True, "loss_region": "all"},
 }
 CASES = [*NAMES, *VARIANTS]
-CANNOT_FOLD = ("dtr", "one_pic", "mtu granularity=1", "mtu router_input=task_timestep")
+READS_TEXT = tuple(name for name in BACKBONES if name != "label")
+BACKBONES_OF = {"emma": READS_TEXT, "ip_adapter": ("unet", "transformer")}
+"""Backbones that a method takes, where these are not all."""
+CANNOT_FOLD = (
+    *("dtr", "one_pic", "mtu granularity=1", "mtu router_input=task_timestep"),
+    *("emma", "emma gate=scalar", "emma time=false", "ip_adapter"),
+)
 
 
 def options(case: str) -> dict[str, Any]:
@@ -50,6 +59,16 @@ def make(case: str) -> Method:
     given = options(case)
     cls: Any = locate(given.pop("_target_"))
     return cls(**given)
+
+
+def takes(case: str, backbone: str) -> bool:
+    """Whether the method of a case takes a backbone."""
+    return backbone in BACKBONES_OF.get(case.split(" ")[0], BACKBONES)
+
+
+def inputs_of(denoiser: Denoiser, task: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor, Condition]:
+    """Inputs that hold all that the method reads."""
+    return inputs(denoiser.backbone, task, seed, denoiser.method.reads)
 
 
 @cache

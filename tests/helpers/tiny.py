@@ -1,6 +1,6 @@
 """Tiny models of true shape with weights drawn at random, and inputs for them: latents 4 x 8 x 8, text 16 x 16."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,8 +72,10 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 }
 
 
-def inputs(backbone: Backbone, task: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor, Condition]:
-    """Noisy latent, time and condition for samples of some of TASKS, one a task id."""
+def inputs(
+    backbone: Backbone, task: Sequence[int], seed: int = 0, reads: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[Tensor, Tensor, Condition]:
+    """Noisy latent, time and condition for samples of some of TASKS, one a task id. reads: as `Method.reads` has it."""
     rng = torch.Generator().manual_seed(seed)
     n, (c, h, w) = len(task), backbone.latent_shape
     noisy, source = (torch.randn(n, c, h, w, generator=rng) for _ in range(2))
@@ -82,5 +84,6 @@ def inputs(backbone: Backbone, task: Sequence[int], seed: int = 0) -> tuple[Tens
     hole[: h // 2, : w // 2] = 1
     mask = torch.stack([{0: torch.ones(h, w), 3: hole}.get(k, torch.zeros(h, w)) for k in task])[:, None]
     text = backbone.embed([f"picture {i}" for i in range(n)])
-    condition = Condition(source * (1 - mask), mask, text.tokens, torch.tensor(task), text.extra)
+    extra = {name: torch.randn(n, *shape, generator=rng) for name, shape in (reads or {}).items()}
+    condition = Condition(source * (1 - mask), mask, text.tokens, torch.tensor(task), {**text.extra, **extra})
     return noisy, t, condition

@@ -15,7 +15,8 @@ from whole_runs import SMALL, whole_run
 
 from baselines.trivial import trivial
 from mtdiff import load_run
-from mtdiff.commands.merge import list_runs, merge_runs
+from mtdiff.commands.arguments import list_folders
+from mtdiff.commands.merge import merge_runs
 from mtdiff.config.schema import construct
 from mtdiff.methods.base import CannotMerge
 from mtdiff.methods.merging import Rule
@@ -113,9 +114,9 @@ def test_what_cannot_be_merged_says_so() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Rule(**wrong)
-    assert list_runs("[a,b/c]") == list_runs("a,b/c") == ["a", "b/c"]
+    assert list_folders({"runs": "[a,b/c]"}, "runs") == list_folders({"runs": "a,b/c"}, "runs") == ["a", "b/c"]
     with pytest.raises(ValueError, match=r"runs=\{\}: expected folders of runs"):
-        list_runs("{}")
+        list_folders({"runs": "{}"}, "runs")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ What a record shows is a pure function of (need, split, index) and of the genera
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from math import gcd
@@ -19,9 +20,11 @@ from mtdiff.data.emoji.compose import Composer, choose
 from mtdiff.data.emoji.edits import Edit, Editor, captions, instructions
 from mtdiff.data.emoji.maps import draw_labels, draw_order
 from mtdiff.data.emoji.pack import Emoji, Pack, Portrait
+from mtdiff.data.emoji.references import NAMES, SceneReferences
 from mtdiff.data.emoji.scenes import Scene, canonical, draw
 from mtdiff.data.source import Source
-from mtdiff.types import SPLITS, Need, Record, Split
+from mtdiff.rng import numpy_rng
+from mtdiff.types import SPLITS, Gallery, Need, Record, Split
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
@@ -99,7 +102,17 @@ class EmojiSource(Source):
         plain = Record(self.draw(scene), scene.caption, scene.key)
         if need == "label":
             return replace(plain, label=self._main(need, split, place)[1].subcategory)
-        return replace(plain, map=self._map(need, scene)) if need in MAPS else plain
+        if need in MAPS:
+            return replace(plain, map=self._map(need, scene))
+        key = int(deepcopy(rng).integers(2**62))  # what the task draws from `rng` stays the same
+        pool, styles = self._pool(need, split), self.pack.styles
+        return replace(plain, reference=SceneReferences(scene, plain.image, pool, styles, self.draw, key))
+
+    def reference_names(self, need: Need, split: Split) -> Sequence[str]:
+        if need not in ("picture", "caption"):
+            return ()
+        possible = {"object": len(self.pack.styles) > 1, "style": True, "tone": self.pack.tones}
+        return [name for name in NAMES if possible[name]]
 
     def scene(self, kind: Need, split: Split, index: int, rng: np.random.Generator) -> Scene:
         """The scene that record `index` of `picture`, `caption`, `labels` or `order` shows."""
@@ -112,6 +125,16 @@ class EmojiSource(Source):
             raise ValueError(f"style={style!r}, stem={stem!r}: no such picture in {', '.join(self.pack.styles)}")
         scene = canonical(self._by_stem[style, stem])
         return Record(self.draw(scene), scene.caption, scene.key)
+
+    def gallery(self, split: Split, number: int) -> Gallery:
+        """Canonical portraits, no two of one base, by designers in turn; the label is the designer."""
+        rng, chosen = numpy_rng("gallery", split), dict[str, Portrait]()
+        emoji = self.pack.of(split)
+        for i in rng.permutation(len(emoji)).tolist():
+            style = self.pack.styles[len(chosen) % len(self.pack.styles)]
+            chosen.setdefault(emoji[i].base, Portrait(style, emoji[i], choose(list(emoji[i].tones), rng)))
+        portraits = list(chosen.values())[:number]
+        return Gallery([self.portrait(p.style, p.stem) for p in portraits], [p.style for p in portraits])
 
     def portraits(self, split: Split) -> list[Portrait]:
         """Every drawing of a split: style x emoji x tone."""

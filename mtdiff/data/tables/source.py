@@ -27,10 +27,10 @@ from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, is_saved
 from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.shards import Shards
-from mtdiff.data.tables.table import Row, Subset, Table, Unavailable, text_of
+from mtdiff.data.tables.table import REFERENCE, Row, Subset, Table, Unavailable, text_of
 from mtdiff.files import shown
 from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
-from mtdiff.types import SPLITS, Need, Record, Split
+from mtdiff.types import SPLITS, Need, Record, Reference, Split
 
 log = logging.getLogger(__name__)
 PAIR = ("image", "edited_image", "instruction")
@@ -147,7 +147,7 @@ class TableSource(Source):
         if "instruction" not in NEEDED[need]:
             label = read_label(cells.get("label")) if need == "label" else ""
             (image,) = self._pictures(cells, ("image",))
-            return Record(image, texts["caption"], row.key, label=label)
+            return Record(image, texts["caption"], row.key, label=label, reference=self._references(row))
         if not texts["instruction"]:
             raise Unreadable("no instruction")
         image, edited = self._pictures(cells, ("image", "edited_image"))
@@ -167,6 +167,24 @@ class TableSource(Source):
             except Unavailable as error:
                 raise ValueError(str(error)) from None
         return sorted(found)
+
+    def reference_names(self, need: Need, split: Split) -> Sequence[str]:
+        """Names of the columns `reference_<name>`, of records that are drawn from a picture alone."""
+        if need not in self.tables or not self.tables[need].size(split) or NEEDED[need][1:] not in ((), ("caption",)):
+            return ()
+        columns = self.tables[need].names(split)
+        return [column.removeprefix(REFERENCE) for column in columns if column.startswith(REFERENCE)]
+
+    def _references(self, row: Row) -> dict[str, Reference]:
+        """The references that a row has, squares of `side`; Unreadable where one is no picture."""
+        found = {}
+        for column, cell in row.columns.items():
+            if column.startswith(REFERENCE) and cell is not None:
+                if not isinstance(cell, bytes):
+                    raise Unreadable(f"no picture in {column}")
+                image = to_rgb(open_picture(cell, self.max_pixels))
+                found[column.removeprefix(REFERENCE)] = Reference(crop_to(image, self.side, self.side))
+        return found
 
     def _pictures(self, cells: Mapping[str, Any], roles: Sequence[str]) -> list[Tensor]:
         """(3, H, W) uint8 each, of `shape`; pictures of one row have the same size, so that what is cut off matches."""
@@ -226,6 +244,9 @@ class InBucket(Source):
 
     def record(self, need: Need, split: Split, index: int, rng: np.random.Generator) -> Record:
         return self.source.record(need, split, int(self.rows[need][index]), rng)
+
+    def reference_names(self, need: Need, split: Split) -> Sequence[str]:
+        return self.source.reference_names(need, split)
 
     def order(self, need: Need, split: Split, rng: np.random.Generator) -> NDArray[np.int64]:
         place = np.full(self.source.size(need, split), -1)

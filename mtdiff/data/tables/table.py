@@ -31,6 +31,8 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """What a row is read for, and the columns that are tried where none is named. A caption may be a list: one is drawn."""
+REFERENCE = "reference_"
+"""Before the name of a reference picture: the column `reference_style` holds the reference `style`."""
 SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train", "training"),
