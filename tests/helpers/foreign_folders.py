@@ -8,7 +8,7 @@
 Every file is cut, swollen, emptied, or replaced by a folder, a pipe or a link; every field of JSON and YAML is changed;
 links lie at every depth. Beside the folder lies a canary: a whole run folder with files of every name, which is never
 read, changed or added to. The process has a limit of memory. A crash is any exception but ValueError, OSError and
-RunError, a message of several lines, 20 seconds without an answer, a look at the canary, or a change of it.
+RunError, a message of several lines, 20 seconds of work without an answer, a look at the canary, or a change of it.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import sys
 import tempfile
 import warnings
@@ -35,7 +34,7 @@ import sample
 import table
 import torch
 import yaml
-from fuzz import SECONDS, Report, late, spoilt, swapped
+from fuzz import SECONDS, Report, catch_limit, set_limit, spoilt, swapped
 from little_study import pictures, result
 from run_folders import ABOUT, hole, make_run, picture
 
@@ -240,7 +239,7 @@ def attempt(bench: Bench, index: int, seed: int, report: Report) -> None:
     for name, command in bench.read.items():
         label = f"only={index} seed={seed} {how.__name__} {name}"
         report.tried[name] += 1
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        set_limit(SECONDS)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 command()
@@ -251,7 +250,7 @@ def attempt(bench: Bench, index: int, seed: int, report: Report) -> None:
         except Exception as error:  # whatever it is, it is the finding
             report.crashes.append(f"{label}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            set_limit(0)
         report.crashes += [f"{label}: {look}" for look in bench.looks]
         bench.looks.clear()
     bench.looking = True
@@ -263,7 +262,7 @@ def attempt(bench: Bench, index: int, seed: int, report: Report) -> None:
 def try_folders(numbers: range, seed: int, notebooks: bool = False) -> Iterator[str]:
     """What came of it, in lines."""
     report = Report()
-    signal.signal(signal.SIGALRM, late)
+    catch_limit()
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bench = Bench(Path(work).resolve(), notebooks)
