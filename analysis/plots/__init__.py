@@ -3,6 +3,7 @@ data for it: nothing missing ever becomes a number."""
 
 from mtdiff.results.variants import select_main
 
+from .budgets import draw_over_budgets, find_separation
 from .comparison import draw_balancings, draw_forest, draw_further_metrics, show_table
 from .curves import draw_cosines, draw_losses
 from .deviation import draw_deviation, draw_deviation_by_depth
@@ -25,6 +26,7 @@ __all__ = [
     "draw_further_metrics",
     "draw_gains",
     "draw_losses",
+    "draw_over_budgets",
     "draw_over_number",
     "draw_pictures",
     "draw_routers",
@@ -34,6 +36,7 @@ __all__ = [
     "find_frontier",
     "find_movers",
     "find_routing",
+    "find_separation",
     "load",
     "select_main",
     "show_table",

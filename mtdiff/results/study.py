@@ -4,9 +4,9 @@ Runs belong to one study if base, data and training are the same, but for the le
 its own, and each model sees as many examples of a task. What is left out is said in `notes`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mtdiff.results.samples import find_grid
 from mtdiff.results.table import Column
 
 RATE = "training.lr"
+EXAMPLES = "examples of a task"
 OWN = ("training.steps", "training.cache", RATE)
 """Settings of training that runs of one study may have of their own; examples are counted instead of steps."""
 
@@ -39,10 +40,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """runs: complete ones and those that broke, of one budget, each once. notes: what is missing, one sentence each."""
+    """runs: complete ones and those that broke, of one budget, each once. notes: what is missing, one sentence each.
+
+    budgets: the same comparison at every number of examples of a task that there is, its own among them, rising.
+    """
 
     runs: Sequence[Run]
     notes: Sequence[str] = ()
+    budgets: Mapping[int, "Study"] = field(default_factory=dict, repr=False)
 
     @property
     def results(self) -> list[Result]:
@@ -104,7 +109,17 @@ def read(patterns: str) -> Study:
         names = "; ".join(f"{run.label}: {describe_difference(run.result, runs[0].result)}" for run in others[:4])
         more = f"; and {len(others) - 4} more" if len(others) > 4 else ""
         notes.append(f"Left out, since of another base, data or budget: {names}{more}.")
-    return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)])
+    return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)], collect_budgets(runs, others))
+
+
+def collect_budgets(runs: Sequence[Run], others: Sequence[Run]) -> dict[int, Study]:
+    """Studies of other budgets that share the rest of these runs' setup, and their own, by examples of a task."""
+    found: dict[int, list[Run]] = defaultdict(list)
+    for run in [*runs, *others]:
+        found[setup(run.result)[EXAMPLES]].append(run)
+    rest = {k: v for k, v in setup(runs[0].result).items() if k != EXAMPLES} if runs else {}
+    kept = {n: [r for r in part if setup(r.result) == {**rest, EXAMPLES: n}] for n, part in sorted(found.items())}
+    return {n: Study(blank_odd_rows(part), name_broken(part)) for n, part in kept.items() if part}
 
 
 def name_file(one: Found) -> str:
@@ -126,7 +141,7 @@ def setup(result: Result) -> dict[str, Any]:
     weights = result.config.get("weights") or {}
     shares = [weights.get(task, 1) for task in result.tasks]
     seen = training.get("steps", 0) * per_step * shares[0] / sum(shares) if shares else 0
-    return {"backbone": result.backbone, "data": result.data, **kept, "examples of a task": round(seen)}
+    return {"backbone": result.backbone, "data": result.data, **kept, EXAMPLES: round(seen)}
 
 
 def split_by_setup(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

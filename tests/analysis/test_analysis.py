@@ -1,6 +1,7 @@
 """Notebooks run on the committed results and on others, their pages ask for nothing, and studies are told apart."""
 
 import base64
+import itertools
 import json
 import re
 import subprocess
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures"]
+NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures", "budgets"]
 
 
 def command(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -139,6 +140,7 @@ def test_every_figure_is_drawn_where_there_is_data(invented: dict[str, str]) -> 
         "deviation": 2,
         "interference": 5,
         "pictures": 4,
+        "budgets": 1,
     }
     for page in invented.values():
         assert "Left blank: broken/result.json: not JSON" in page
@@ -269,6 +271,25 @@ def test_company_is_held_against_the_task_alone(runs: Path) -> None:
 def test_studies_without_results_are_empty() -> None:
     empty = Study([])
     assert (empty.columns, empty.tasks, methods(empty), find_yardstick(empty)) == ([], [], [], None)
+
+
+def test_methods_separate_where_the_best_ties_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three budgets: apart, tied and apart again, so that only the last one counts."""
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
+    from plots.budgets import find_separation
+
+    for budget, apart in ((0.5, 1.0), (1.0, 0.0), (2.0, 1.0)):
+        for seed, (method, level) in itertools.product((0, 1), (("finetune", 0.0), ("lora_ffn", apart))):
+            result(method, seed, level=level, budget=budget).save(tmp_path / f"{method}-{seed}-{budget}.json")
+    study = read(f"{tmp_path}/*.json")
+    assert list(study.budgets) == [400, 800, 1600]
+    said = find_separation(study)
+    assert "edit: from 1.6k examples of it on (lora_ffn 4." in said
+    assert "inpaint: from 1.6k examples of it on (finetune 3." in said
+    assert "super_resolution: at no budget" not in said
+    (tmp_path / "lora_ffn-0-2.0.json").unlink()
+    (tmp_path / "lora_ffn-1-2.0.json").unlink()
+    assert "edit: at no budget up to 800 examples of it" in find_separation(read(f"{tmp_path}/*.json"))
 
 
 # Collecting

@@ -63,11 +63,12 @@ def result(
     options: dict[str, Any] | None = None,
     level: float = 0.0,
     pcgrad: bool = False,
+    budget: float = 1.0,
     **fields: Any,
 ) -> Result:
     rng = np.random.default_rng([seed, len(method), len(tasks)])
     given = {"_target_": f"x.{method}", **({"experts": 4} if method == "mtu" else {}), **(options or {})}
-    steps = STEPS * len(tasks) // len(TASKS)
+    steps = round(budget * STEPS * len(tasks) / len(TASKS))
     config = {
         "method": given,
         "balancing": {"weighting": {"_target_": "x.Uniform"}, "pcgrad": pcgrad},
@@ -158,6 +159,7 @@ def write(folder: Path) -> Path:
     other = result("one_pic", 0)
     other.config["training"]["warmup"] = 7
     made.append(other)
+    made += [result(m, 0, budget=0.5) for m in ("finetune", "lora_ffn")]
     for number, one in enumerate(made):
         place = folder / f"{one.method}-{number}"
         one.save(place / "result.json")
