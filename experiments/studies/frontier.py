@@ -49,13 +49,21 @@ class Setting:
     fewer: bool = False
 
 
-def list_settings(run: str, steps: int, levels: Sequence[str], light: str | None, lighter: list[str]) -> list[Setting]:
-    """Every setting of a study, the whole drawing first."""
+def list_settings(
+    run: str,
+    steps: int,
+    levels: Sequence[str],
+    light: str | None,
+    lighter: list[str],
+    budgets: Sequence[float] = (),
+) -> list[Setting]:
+    """Every setting of a study, the whole drawing first. budgets: of the run's method."""
     found = [Setting(WHOLE, run, {})]
     fewer = dict.fromkeys(max(1, round(share * steps)) for share in SHARES)
     found += [Setting(f"{n} steps", run, {"steps": n}, fewer=True) for n in fewer if n < steps]
     for level in levels:
         found += [Setting(f"{level} every {n}", run, {"inherit": {"level": level, "every": n}}) for n in EVERY]
+    found += [Setting(f"budget {b:g}", run, {"budget": b}) for b in budgets if b < 1]
     if light is not None:
         switches = [{"light": light, "until": until} for until in UNTIL]
         found += [Setting(f"light until {s['until']}", run, {"switch": s}) for s in switches]
@@ -208,7 +216,8 @@ def main(arguments: list[str]) -> None:
     about = read_about(Path(own["run"]))
     levels = find_levels(about.backbone)
     lighter = [name for name in own.get("lighter", "").split(",") if name]
-    settings = list_settings(own["run"], about.sampling.steps, levels, own.get("light"), lighter)
+    budgets = construct(about.content["method"]).budgets
+    settings = list_settings(own["run"], about.sampling.steps, levels, own.get("light"), lighter, budgets)
     device = own.get("device", "cpu")
     models = load_models(settings, device)
     seconds, flops = time_drawings(models, numbers["repeats"])

@@ -116,17 +116,18 @@ def measure_latency(
     for i in range(warmup + repeats):
         if sum(seconds) > most_s:
             break
-        _wait()
+        wait_for_gpu()
         began = time.perf_counter()
         call()
-        _wait()
+        wait_for_gpu()
         if i >= warmup:
             seconds.append(time.perf_counter() - began)
     return {"median": 1e3 * statistics.median(seconds), "p95": 1e3 * float(np.percentile(seconds, 95))}
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
+def wait_for_gpu() -> None:
+    """Let a GPU end what it was given, if one is in use."""
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -134,11 +135,11 @@ def measure_cuda_peak(network: nn.Module, call: Callable[[], object]) -> float:
     """Measure the network's weights and what one call allocates on top of them, in 10^6 bytes."""
     tensors = [*network.parameters(), *network.buffers()]
     device = tensors[0].device
-    _wait()
+    wait_for_gpu()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     call()
-    _wait()
+    wait_for_gpu()
     weights = sum(v.numel() * v.element_size() for v in tensors)
     return (weights + torch.cuda.max_memory_allocated(device) - before) / MB
 

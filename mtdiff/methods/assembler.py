@@ -50,6 +50,7 @@ class Assembler(nn.Module):
         super().__init__()
         self.plan, self.routing, self.choice, self.whole = tuple(modules), routing, Choice(), whole
         self.task_aware, number = task_aware, len(modules)
+        self.pinned: list[bool] | None = None  # in place of any choice, for all samples
         self.hook: RemovableHandle | None = None
         start = torch.tensor(rank_evenly(modules), device=device)
         self.layers: nn.Sequential | None = None
@@ -77,6 +78,9 @@ class Assembler(nn.Module):
     def write_gates(self, network: nn.Module, arguments: Any) -> None:
         """A hook before the denoiser's forward: the gates of the samples that the routing tells of."""
         task, budget = self.routing.task, self.routing.budget
+        if self.pinned is not None:
+            self.choice.write(None, self.pinned)
+            return
         if task.is_meta:  # no values to look at: costs are counted for the modules that training starts with
             self.choice.write(None, self.propose_evenly(self.whole))
             return

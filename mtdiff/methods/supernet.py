@@ -22,14 +22,15 @@ from mtdiff.types import Condition
 class Module:
     """One module. parent: number of the block that a slice lies in, without which it does nothing.
 
-    share: of the base's FLOPs, attention products included, what is saved where the module alone is gone. A block's
-    share is without that of its slices.
+    flops: of one sample's call, attention products included, what is saved where the module alone is gone; a block's
+    are without those of its slices. share: the same as a share of the base's.
     """
 
     name: str
     kind: Literal["transformer", "residual", "slice"]
     parent: int | None
     share: float
+    flops: int
 
 
 def find_modules(backbone: Backbone, slices: int) -> list[Module]:
@@ -41,16 +42,15 @@ def find_modules(backbone: Backbone, slices: int) -> list[Module]:
         check_slices(site, slices)
     names = [block.site.name for block in blocks]
     flops, total = count_module_flops(backbone)
-    share = {name: value / total for name, value in flops.items()}
     parents = [next((k for k, n in enumerate(names) if s.name.startswith(f"{n}.")), None) for s in layers]
-    own = [share[b.site.name] - sum(share.get(f"{b.site.name}.{k}", 0.0) for k in b.keeps) for b in blocks]
+    own = [flops[b.site.name] - sum(flops.get(f"{b.site.name}.{k}", 0) for k in b.keeps) for b in blocks]
     found = []
     for site, parent in zip(layers, parents, strict=True):
-        each = share.get(site.name, 0.0) / slices
-        found += [Module(f"{site.name}#{j}", "slice", parent, each) for j in range(1, slices)]
+        each = flops.get(site.name, 0) // slices
+        found += [Module(f"{site.name}#{j}", "slice", parent, each / total, each) for j in range(1, slices)]
         if parent is not None:
             own[parent] -= each * (slices - 1)
-    return [*(Module(n, b.kind, None, s) for n, b, s in zip(names, blocks, own, strict=True)), *found]
+    return [*(Module(n, b.kind, None, f / total, f) for n, b, f in zip(names, blocks, own, strict=True)), *found]
 
 
 def check_slices(site: Site, slices: int) -> None:

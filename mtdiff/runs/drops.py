@@ -45,11 +45,15 @@ class Drop:
 
 @dataclass(frozen=True)
 class Noised:
-    """Validation examples at times that cover the schedule evenly: noisy (B, C, h, w), t (B,)."""
+    """Validation examples at times that cover the schedule evenly: noisy (B, C, h, w), t (B,).
+
+    target: what is to be predicted of them, as `noisy`.
+    """
 
     noisy: Tensor
     t: Tensor
     condition: Condition
+    target: Tensor
 
     @classmethod
     def of(cls, backbone: Backbone, batch: Batch, seed: int) -> "Noised":
@@ -60,7 +64,8 @@ class Noised:
         t = diffusion.steps * share[order]
         t = t if diffusion.flow else t.long()
         noise = torch.stack([torch.randn(latent.shape[1:], generator=torch_rng(seed, "drops", k)) for k in batch.key])
-        return cls(diffusion.noisy(latent, noise, t), t, encode_condition(backbone, batch))
+        noisy, target = (f(latent, noise, t) for f in (diffusion.noisy, diffusion.target))
+        return cls(noisy, t, encode_condition(backbone, batch), target)
 
     def predict(self, backbone: Backbone, rows: slice = slice(None)) -> Tensor:
         """(B, C, h, w): what a base without any method predicts of them."""
