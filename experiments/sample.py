@@ -25,7 +25,6 @@ from typing import Any
 
 from mtdiff.commands.command import run_command
 
-FASTER = ("inherit", "switch")
 MODALITIES = ("known", "label")
 OPTIONS = ("run", "task", "prompt", "image", "mask", "out", "seed", "steps", "image_guidance", "text_guidance")
 WHERE = ("adapter", "weights", "device", "packages", "base", "encoder")
@@ -34,23 +33,18 @@ WHERE = ("adapter", "weights", "device", "packages", "base", "encoder")
 def main(arguments: list[str]) -> None:
     from dataclasses import replace
 
-    from mtdiff.commands.arguments import read_mapping, read_number
-    from mtdiff.commands.pictures import check_request, open_model, parse_request, split_references, write_answer
+    from mtdiff.commands import pictures
+    from mtdiff.commands.arguments import read_number
     from mtdiff.files import ENDINGS, check_writable
 
-    references, arguments = split_references(arguments)
-    given, overrides = parse_request(arguments, (*OPTIONS, "budget", *MODALITIES, *FASTER, *WHERE))
-    seed, steps = read_number(given, "seed", int, 0, 0), read_number(given, "steps", int, low=1)
+    references, arguments = pictures.split_references(arguments)
+    given, overrides = pictures.parse_request(arguments, (*OPTIONS, *MODALITIES, *pictures.FASTER, *WHERE))
+    seed, sampling = read_number(given, "seed", int, 0, 0), pictures.read_sampling(given)
     scales = {name: read_number(given, f"{name}_guidance", float) for name in ("image", "text")}
-    if steps is not None and steps > 1000:
-        raise ValueError(f"steps={steps}: expected 1 to 1000")
-    sampling: dict[str, Any] = {key: read_mapping(given, key) for key in FASTER if key in given}
-    sampling |= {} if steps is None else {"steps": steps}
-    sampling |= {"budget": read_number(given, "budget", float)} if "budget" in given else {}
     out = check_writable("out", given["out"], ENDINGS)
-    node, load = open_model(given, overrides, sampling)
+    node, load = pictures.open_model(given, overrides, sampling)
     told = {key: given[key] for key in MODALITIES if key in given}
-    image, mask, shown = check_request(node, given, told, references)
+    image, mask, shown = pictures.check_request(node, given, told, references)
     from mtdiff.model.sampling import Guidance
 
     model = load()
@@ -58,7 +52,7 @@ def main(arguments: list[str]) -> None:
     guidance = replace(own, **{name: scale for name, scale in scales.items() if scale is not None})
     options: dict[str, Any] = {"seed": seed, "guidance": guidance, "given": told, "reference": shown or None}
     (answer,) = model.answer(given["task"], given.get("prompt", ""), image, mask, **options)
-    print("\n".join(write_answer(answer, out)))
+    print("\n".join(pictures.write_answer(answer, out)))
 
 
 if __name__ == "__main__":

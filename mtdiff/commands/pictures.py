@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtdiff.commands.arguments import list_folders, list_numbers, parse_options, read_packages, split_options
+from mtdiff.commands.arguments import (
+    list_folders,
+    list_numbers,
+    parse_options,
+    read_mapping,
+    read_number,
+    read_packages,
+    split_options,
+)
 from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Sampling
 from mtdiff.files import reason, shown
@@ -18,6 +26,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mtdiff.runs.model import Answer, Model
+
+
+FASTER = ("inherit", "switch", "budget")
+
+
+def read_sampling(given: Mapping[str, str]) -> dict[str, Any]:
+    """What a request says of its steps, over the run's own sampling."""
+    steps = read_number(given, "steps", int, low=1)
+    if steps is not None and steps > 1000:
+        raise ValueError(f"steps={steps}: expected 1 to 1000")
+    sampling: dict[str, Any] = {key: read_mapping(given, key) for key in ("inherit", "switch") if key in given}
+    sampling |= {} if steps is None else {"steps": steps}
+    return sampling | ({"budget": read_number(given, "budget", float)} if "budget" in given else {})
 
 
 def read_run(given: Mapping[str, str]) -> tuple[About, dict[str, Any]]:
