@@ -63,7 +63,7 @@ def assemble_network(given: Mapping[str, str], overrides: Sequence[str]) -> None
         torch.set_num_threads(threads)
     phases, limit, seconds = Phases(shown=plain["progress"]), assemble.Limit(kind, value), {}
     with phases.start("load") as phase:
-        model = load_run(given["run"], device, **options)
+        model = load_run(device=device, **options)
         denoiser = model.painter.denoiser
         assembler, number = find_assembler(denoiser.backbone.denoiser), denoiser.tasks.index(task)
         if assembler is None:

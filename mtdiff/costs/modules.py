@@ -138,16 +138,22 @@ class Timed:
 
 
 def measure_table(
-    widths: Sequence[Timed], inside: Mapping[str, str | None], repeats: int, advance: Callable[[], object]
+    widths: Sequence[Timed],
+    least: Callable[[], object],
+    inside: Mapping[str, str | None],
+    repeats: int,
+    advance: Callable[[], object],
 ) -> Table:
-    """Time networks of 1 to N slices a layer, which take turns. inside: the block of each layer. advance: after a turn.
+    """Time networks of 1 to N slices a layer, and `least`, the one without any module; they take turns.
 
-    The first turns warm up and do not count; of the others medians are taken.
+    inside: the block of each layer. advance: called after a turn. The first turns warm up and do not count; of the
+    others medians are taken. Clocks take time themselves: so the whole network and the least one are timed without
+    them, and the times of modules are scaled to fill what lies between.
     """
     warmup, turns = 2, []
     for _ in range(warmup + repeats):
-        whole = measure_latency(widths[-1].call, repeats=1, warmup=0)["median"]  # without the clocks of modules
-        turns.append((whole, [timed.time() for timed in widths]))
+        ends = [measure_latency(call, repeats=1, warmup=0)["median"] for call in (least, widths[-1].call)]
+        turns.append((ends, [timed.time() for timed in widths]))
         advance()
     counted = turns[warmup:]
 
@@ -158,20 +164,20 @@ def measure_table(
         blocks, kept, layers = turn[1][-1]
         return blocks[name] - kept.get(name, 0.0) - sum(layers[n] for n, b in inside.items() if b == name)
 
-    def rest_ms(turn: Any) -> float:
-        whole, (blocks, kept, layers) = turn[0], turn[1][-1]
-        return (
-            whole - sum(blocks.values()) + sum(kept.values()) - sum(layers[n] for n, b in inside.items() if b is None)
-        )
+    def layer_ms(turn: Any, name: str, width: int) -> float:
+        return turn[1][width][2][name]
 
-    return Table(
-        median(rest_ms),
-        {name: median(lambda turn, name=name: block_ms(turn, name)) for name in widths[-1].blocks},  # type: ignore[misc]
-        {
-            name: [median(lambda turn, w=w, name=name: turn[1][w][2][name]) for w in range(len(widths))]  # type: ignore[misc]
-            for name in inside
-        },
-    )
+    shortest, longest = (median(lambda turn, k=k: turn[0][k]) for k in (0, 1))  # type: ignore[misc]
+    blocks = {name: median(lambda turn, name=name: block_ms(turn, name)) for name in widths[-1].blocks}  # type: ignore[misc]
+    layers = {
+        name: [median(lambda turn, name=name, w=w: layer_ms(turn, name, w)) for w in range(len(widths))]  # type: ignore[misc]
+        for name in inside
+    }
+    outside = sum(layers[name][0] for name, block in inside.items() if block is None)  # in the least network too
+    clocked = sum(blocks.values()) + sum(times[-1] for times in layers.values()) - outside
+    scale = max(0.0, longest - shortest) / clocked
+    scaled = {name: [scale * ms for ms in times] for name, times in layers.items()}
+    return Table(shortest - scale * outside, {name: scale * ms for name, ms in blocks.items()}, scaled)
 
 
 class ActivationCounter(TorchDispatchMode):

@@ -115,8 +115,9 @@ def measure(denoiser: Denoiser, assembler: Assembler, task: int, row: Condition,
     for width in range(1, slices + 1):
         keep = [m.kind != "slice" or int(m.name.partition("#")[2]) < width for m in plan]
         widths.append(make_timed(assemble_copy(denoiser, keep, task), row, names, list(numbers)))
+    least = make_call(assemble_copy(denoiser, [False] * len(plan), task), row)
     with phases.start("measure modules", REPEATS + 2, "turns") as phase:
-        return measure_table(widths, inside, REPEATS, phase.advance)
+        return measure_table(widths, least, inside, REPEATS, phase.advance)
 
 
 def hash_key(whole: Denoiser, row: Condition, numbers: Mapping[str, int]) -> str:
