@@ -8,7 +8,6 @@ import torch
 from method_cases import base, shake
 from tiny import BACKBONES, TASKS, inputs
 from torch import Tensor
-from whole_runs import whole_run
 
 from baselines.budgeted import Budgeted, draw_budgets
 from mtdiff.backbones.base import Backbone
@@ -267,10 +266,3 @@ def test_a_base_that_does_not_divide() -> None:
         make(slices=7)
     with pytest.raises(ValueError, match=r"\Amethod.assembly='101': expected \d+ digits[^\n]*\Z"):
         make(assembly="101")
-
-
-def test_a_run_goes_on_where_it_was_and_draws_at_a_budget(tmp_path: Path) -> None:
-    options = ["method=budgeted", "sampling.budget=0.5", "training.batch_size=2", "training.save_every=1"]
-    straight = whole_run(tmp_path / "straight", *options, "training.steps=2")
-    assert straight["status"] == "complete"
-    assert straight["cost"]["flops"] < 0.53 * 1.13e9

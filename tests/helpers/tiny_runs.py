@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from tiny import TASKS, tiny_unet
 
+from baselines.budgeted import Budgeted
 from baselines.dtr import DTR
 from baselines.finetune import Finetune
 from baselines.ia3 import IA3
@@ -58,6 +59,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "dtr": DTR,
     "one_pic": lambda: OnePic(rank=2),
     "finetune": Finetune,
+    "budgeted": lambda: Budgeted(width=8),
 }
 VANISH = -1
 
@@ -102,6 +104,7 @@ def experiment(
     settings = Training(**{**DEFAULT, **training})
     balancing = Balancing(Uniform(), pcgrad=True) if pcgrad else Balancing(weighting or Uncertainty(clusters=3))
     denoiser = Denoiser(tiny_unet(), METHODS[method](), TASKS)
+    denoiser.method.teach(denoiser.backbone, tiny_unet)
     module = MultiTaskModule(denoiser, settings, balancing=balancing)
     painter = Painter(denoiser=denoiser, guidance={}, sampler="ddim", steps=1)
     tasks = {t.name: t for t in (TextToImage(), Edit(), SuperResolution(scale=2), Inpaint())}
