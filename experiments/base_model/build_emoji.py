@@ -23,7 +23,7 @@ from PIL import Image
 
 from mtdiff.commands.arguments import override_defaults, read_number
 from mtdiff.commands.command import run_command
-from mtdiff.data.emoji.pack import INDEX
+from mtdiff.data.emoji.pack import INDEX, PICTURES
 
 OUT = Path(__file__).parents[2] / "mtdiff" / "assets" / "emoji"
 DEFAULTS = {"archives": ".", "out": str(OUT), "quality": "88"}
@@ -130,18 +130,20 @@ def build(archives: Path, out: Path, quality: int) -> None:
     raws = [r for r in raws if all(r[f"has_img_{meta['folder']}"] for meta in STYLES.values())]
     entries = [entry(r) for r in sorted(raws, key=lambda r: r["sort_order"])]
     out.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(out / "pictures.zip", "w", zipfile.ZIP_STORED) as pack:
+    archived = io.BytesIO()
+    with zipfile.ZipFile(archived, "w", zipfile.ZIP_STORED) as pack:
         for style, meta in STYLES.items():
             for stem in sorted(stem for e in entries for stem in e["tones"].values()):
                 png = read(tars[style], f"img/{meta['folder']}/64/{stem}.png")
                 # A fixed date: the same inputs give the same bytes.
                 pack.writestr(zipfile.ZipInfo(f"{style}/{stem}.webp"), webp(png, quality))
+    (out / PICTURES).write_bytes(gzip.compress(archived.getvalue(), 9, mtime=0))
     index = {"schema": 1, "version": VERSION, "size": 64, "styles": STYLES, "emoji": entries}
     text = json.dumps(index, separators=(",", ":"), ensure_ascii=False) + "\n"
     (out / INDEX).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     counts = {s: sum(e["split"] == s for e in entries) for s in SPLITS}
     pictures = sum(len(e["tones"]) for e in entries)
-    size = (out / "pictures.zip").stat().st_size / 2**20
+    size = (out / PICTURES).stat().st_size / 2**20
     print(f"{len(entries)} emoji {counts}, {pictures} pictures in each of {len(STYLES)} styles, {size:.2f} MiB")
 
 

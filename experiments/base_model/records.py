@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtdiff.data.emoji.pack import FOLDER, Pack, Portrait, read_index
+from mtdiff.data.emoji.pack import FOLDER, Pack, Portrait, read_index, read_pictures
 from mtdiff.data.emoji.scenes import COLOURS
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.rng import numpy_rng
@@ -31,7 +31,7 @@ def hash_data(folder: Path = FOLDER) -> str:
     """Digest of the pictures and of their index; a training state of other data is refused."""
     digest = hashlib.sha256()
     digest.update(read_index(folder))
-    digest.update((folder / "pictures.zip").read_bytes())
+    digest.update(read_pictures(folder))
     return digest.hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ import pytest
 from base_model import build_emoji
 from PIL import Image
 
-from mtdiff.data.emoji.pack import read_index
+from mtdiff.data.emoji.pack import read_index, read_pictures
 
 SCRIPT = str(build_emoji.__file__)
 EMOJI = [
@@ -46,7 +46,7 @@ def test_a_pack_is_built_from_archives(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
     found = json.loads(read_index(one))["emoji"]
     assert [(e["name"], e["base"]) for e in found] == [("snake", "1f40d"), ("woman astronaut", "1f9d1-1f680")]
-    with zipfile.ZipFile(one / "pictures.zip") as pack:
+    with zipfile.ZipFile(io.BytesIO(read_pictures(one))) as pack:
         assert sorted(pack.namelist()) == ["noto/a.webp", "noto/b.webp", "twemoji/a.webp", "twemoji/b.webp"]
 
 
