@@ -26,7 +26,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.normalization import AdaLayerNorm
 from torch import Tensor, nn
 
-from baselines.references import ReferenceMethod, are_given, find_references
+from baselines.references import ReferenceMethod, are_given, find_references, follow_weights
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.layout import Layout, Predict
 from mtdiff.methods.routing import Routing
@@ -114,6 +114,7 @@ class Resampled(TargetAlone):
 
     def resample(self, condition: Condition, t: Tensor) -> Tensor:
         """(B, L, D): the text tokens with what every reference adds to them, block after block."""
+        condition, t = follow_weights(condition, t, self.modules)
         names = [name for name, weight in self.weights.items() if weight]
         used = find_references(condition, names, self.shape)
         given = {name: are_given(tokens) for name, tokens in used.items()}  # (B, 1, 1)

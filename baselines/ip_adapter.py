@@ -22,7 +22,7 @@ from diffusers.models.attention_processor import (
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from torch import Tensor, nn
 
-from baselines.references import ReferenceMethod, are_given, find_references
+from baselines.references import ReferenceMethod, are_given, find_references, follow_weights
 from mtdiff.backbones.base import Backbone
 from mtdiff.methods.layout import Layout, Predict
 from mtdiff.methods.routing import Routing
@@ -175,8 +175,9 @@ class ShowReferences(TargetAlone):
         self.projections, self.shown, self.shape = projections, shown, shape
 
     def __call__(self, predict: Predict, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        found = find_references(condition, list(self.projections), self.shape)
-        zeros = condition.text.new_zeros(len(condition), *self.shape)
+        there, _ = follow_weights(condition, t, self.projections)
+        found = find_references(there, list(self.projections), self.shape)
+        zeros = there.text.new_zeros(len(condition), *self.shape)
         every = [(projection, found.get(name, zeros)) for name, projection in self.projections.items() if found]
         self.shown.tokens = [projection(tokens) * are_given(tokens) for projection, tokens in every]  # (B, Q, D)
         return super().__call__(predict, noisy, t, condition)

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone, Encoder
 from mtdiff.backbones.picture_encoder import PictureEncoder, encode_references
@@ -34,6 +34,12 @@ def find_references(condition: Condition, names: Sequence[str], shape: tuple[int
         return {name: condition.extra[key] for name, key in keys.items() if key in condition.extra}
     zeros = condition.text.new_zeros(len(condition), *shape)
     return {name: condition.extra.get(key, zeros) for name, key in keys.items()}
+
+
+def follow_weights(condition: Condition, t: Tensor, modules: nn.Module) -> tuple[Condition, Tensor]:
+    """A condition and times (B,) where the modules' weights are: on the meta device while costs are counted."""
+    device = next(modules.parameters()).device
+    return (condition, t) if condition.text.device == device else (condition.to(device), t.to(device))
 
 
 class ReferenceMethod(Method):

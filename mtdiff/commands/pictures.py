@@ -155,7 +155,10 @@ def read_size(base: Path) -> dict[str, int]:
 
 
 def check_request(
-    node: Mapping[str, Any], given: Mapping[str, str], told: Mapping[str, str], references: Mapping[str, str]
+    node: Mapping[str, Any],
+    given: Mapping[str, str],
+    told: Mapping[str, str],
+    references: Mapping[str, str] | None = None,
 ) -> "tuple[Image.Image | None, Image.Image | None, dict[str, Image.Image]]":
     """The image and the mask of a request, or None where none is named, and its references. The task of `node` is asked
     what it takes.
@@ -165,12 +168,12 @@ def check_request(
     image, mask = (load_picture(key, given[key]) if key in given else None for key in ("image", "mask"))
     from mtdiff.tasks.takes import Takes, check_prompt, probe_request
 
-    prompt, task = given.get("prompt", ""), construct(node)
+    prompt, task, named = given.get("prompt", ""), construct(node), references or {}
     check_prompt(prompt)
     pictures = {"image": image is not None, "mask": mask is not None}
-    Takes.of(task).check(given["task"], prompt=prompt, **pictures, references=references)
+    Takes.of(task).check(given["task"], prompt=prompt, **pictures, references=named)
     task.read_request(probe_request(prompt, **pictures), told)
-    return image, mask, {name: load_picture(REFERENCE + name, file) for name, file in references.items()}
+    return image, mask, {name: load_picture(REFERENCE + name, file) for name, file in named.items()}
 
 
 def write_answer(answer: "Answer", out: Path) -> list[str]:
