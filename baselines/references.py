@@ -74,6 +74,10 @@ class ReferenceMethod(Method):
         return self.encoder.shape if self._shape is None else (self._shape[0], self._shape[1])
 
     @property
+    def beside(self) -> Mapping[str, str]:
+        return {"encoder": self.encoder.digest}
+
+    @property
     def reads(self) -> Mapping[str, tuple[int, ...]]:
         return {REFERENCE + name: self.token_shape for name in self.references}
 

@@ -23,6 +23,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from mtdiff.backbones.hub import reason as explain
 from mtdiff.backbones.stable_diffusion import SHIPPED, shipped_folder
 from mtdiff.files import hide_loading_bars
+from mtdiff.provenance import hash_weights
 from mtdiff.types import REFERENCE
 
 PART = "image_encoder"  # the folder of the tower in a pipeline
@@ -59,6 +60,11 @@ class PictureEncoder:
                 self._config = CLIPVisionConfig.from_pretrained(self.where, **self._options())
         config = self._config
         return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
+
+    @property
+    def digest(self) -> str:
+        """The hash of its weights."""
+        return hash_weights(self._open(torch.device("cpu")).parameters())
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] -> tokens (B, R, D_r), float32, without gradient."""

@@ -71,6 +71,14 @@ class Method(ABC):
         return condition
 
     @property
+    def beside(self) -> Mapping[str, str]:
+        """Frozen networks of the method's own, by name: the hash of each one's weights.
+
+        What the method trains means nothing beside others, so its adapter is refused there.
+        """
+        return {}
+
+    @property
     def reads(self) -> Mapping[str, tuple[int, ...]]:
         """What `encode_extra` may give: the shape of one sample's, by name. No task may lack all of it."""
         return {}

@@ -102,6 +102,9 @@ def about_of(
     weights = content.get("base")
     if weights is not None and (not isinstance(weights, str) or not HASH.fullmatch(weights)):
         raise ValueError(f"{path}: base={shown(weights)}: expected the hash of its weights, 64 digits")
+    beside = content.get("beside", {})
+    if not isinstance(beside, dict) or not all(isinstance(v, str) and HASH.fullmatch(v) for v in beside.values()):
+        raise ValueError(f"{path}: beside={shown(beside)}: expected hashes of weights by name, 64 digits each")
     try:
         backbone = named_base(content["backbone"], base)
         check_content({**content, "backbone": backbone}, packages, base, encoder)
@@ -201,6 +204,21 @@ def check_base(about: About, found: str) -> None:
             f"{about.path}: was trained on the base {shown(trained)} with weights {recorded[:12]}, and {shown(given)} "
             f"has weights {found[:12]}; name the base that it was trained on with base=..."
         )
+
+
+def check_beside(about: About, found: Mapping[str, str]) -> None:
+    """Refuse frozen networks beside the base that are not those that the adapter was trained with.
+
+    found: `Method.beside`, of the method as it is now.
+    """
+    recorded = about.content.get("beside") or {}
+    for name, digest in found.items():
+        if name in recorded and recorded[name] != digest:
+            raise ValueError(
+                f"{about.path}: was trained with the {name} of weights {recorded[name][:12]}, and method.{name}="
+                f"{shown(about.method.get(name))} has weights {digest[:12]}; name the one that it was trained with "
+                f"with {name}=..."
+            )
 
 
 def list_shipped() -> dict[str, Path]:

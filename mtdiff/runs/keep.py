@@ -44,7 +44,10 @@ def save_adapter(run: Experiment, about: Mapping[str, Any]) -> dict[str, Tensor]
         write_atomically(path, save(tensors, metadata={"about": identity(about)}))
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({reason(error)})") from None
-    write_atomically(run.folder / "adapter.json", json.dumps({**about, "base": hash_base(run)}, indent=1) + "\n")
+    hashes: dict[str, Any] = {"base": hash_base(run)}
+    if beside := dict(run.module.denoiser.method.beside):
+        hashes["beside"] = beside
+    write_atomically(run.folder / "adapter.json", json.dumps({**about, **hashes}, indent=1) + "\n")
     return tensors
 
 

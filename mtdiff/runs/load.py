@@ -30,7 +30,7 @@ from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import hash_weights
-from mtdiff.runs.adapter import About, check_base, choose_sampling, read_about, read_light
+from mtdiff.runs.adapter import About, check_base, check_beside, choose_sampling, read_about, read_light
 from mtdiff.runs.checks import check_levels
 from mtdiff.runs.model import Model
 from mtdiff.runs.sums import join_runs, join_tensors
@@ -105,6 +105,8 @@ def load_parts(
     other = None if light is None else build_light(light, backbone)
     with explain_failure(about):
         denoiser = Denoiser(backbone, construct(about.method), about.tasks)
+    for part in parts:
+        check_beside(part, denoiser.method.beside)
     denoiser.load_adapter(join_tensors(tensors))
     return Model(make_painter(denoiser.to(device).eval(), settings, other), build_tasks(about))
 
@@ -207,6 +209,7 @@ def plan_adapter(base: Backbone, about: About) -> dict[str, Tensor]:
 
 def load_adapter(denoiser: Denoiser, about: About) -> None:
     """Put the run's adapter into a denoiser of the same method, base and tasks."""
+    check_beside(about, denoiser.method.beside)
     denoiser.load_adapter(read_adapter(about.weights, denoiser.adapter(), about.digest))
 
 

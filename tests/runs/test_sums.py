@@ -137,6 +137,22 @@ def test_runs_that_do_not_add_up_are_one_line(runs: dict[str, Path], tmp_path: P
             join_runs([read_about(runs["object"]), read_about(tmp_path)])
 
 
+def test_another_encoder_than_that_of_the_training_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    """As after its weights have changed under the same name; alone and in a sum."""
+    folder = tmp_path / "object"
+    shutil.copytree(runs["object"], folder)
+    about = json.loads((folder / "adapter.json").read_text())
+    assert set(about["beside"]) == {"encoder"}
+    line = r"\A[^\n]+: was trained with the encoder of weights 0000[^\n]+encoder=\.\.\.\Z"
+    (folder / "adapter.json").write_text(json.dumps({**about, "beside": {"encoder": "0" * 64}}))
+    for given in (folder, [folder, runs["style"]]):
+        with pytest.raises(ValueError, match=line):
+            load_run(given)
+    (folder / "adapter.json").write_text(json.dumps({**about, "beside": {"encoder": "x"}}))
+    with pytest.raises(ValueError, match=r"beside=.+expected hashes"):
+        load_run(folder)
+
+
 def test_an_encoder_of_others_is_named_by_the_caller(runs: dict[str, Path], tmp_path: Path) -> None:
     about = json.loads((runs["style"] / "adapter.json").read_text())
     for encoder, message in (
