@@ -131,7 +131,8 @@ class Assembler(nn.Module):
 
     def propose_evenly(self, budget: float) -> list[bool]:
         """The modules within a budget in the order from which logits start."""
-        return self.choose(torch.tensor([rank_evenly(self.plan)]), torch.tensor([budget]))[0].tolist()
+        logits, limit = (torch.tensor([row], device="cpu") for row in (rank_evenly(self.plan), budget))
+        return self.choose(logits, limit)[0].tolist()
 
     def propose(self, task: int, budget: float) -> tuple[list[bool], list[float]]:
         """What it chooses for one task, and the logits that it chose by."""

@@ -154,7 +154,7 @@ def test_pictures_become_tokens_and_zeros_stay_zeros() -> None:
     found = method.encode_extra(tiny_unet(), {OBJECT: given, "reference.other": given})
     assert list(found) == [OBJECT]
     tokens = found[OBJECT]
-    assert tokens.shape == (5, *method.token_shape) == (5, 65, 48)
+    assert tokens.shape == (5, *method.token_shape) == (5, 65, 64)
     assert not tokens[2].any()
     assert all(tokens[k].any() for k in (0, 1, 3, 4))
 

@@ -404,7 +404,7 @@ def test_script_measures_in_a_process_of_its_own(script: Any, tmp_path: Path, ca
         (["backbone=sd51"], "backbone=sd51: expected one of dit, nano, nano_dit, pixart, sd15, sd3, sdxl"),
         (
             ["method=mtv"],
-            "method=mtv: expected one of assembled, budgeted, dtr, finetune, ia3, joint, lora_experts, lora_ffn, mtu",
+            "method=mtv: expected one of assembled, budgeted, dtr, emma, finetune, ia3, ip_adapter, joint",
         ),
         (["method.expert=4"], "did you mean 'method.experts'"),
         (["method.experts=7"], "do not divide"),

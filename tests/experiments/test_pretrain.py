@@ -70,7 +70,7 @@ def test_all_stages_leave_a_pipeline_that_diffusers_reads(tmp_path: Path) -> Non
     facts = read_facts(folder)
     assert set(facts) == {"autoencoder", "clip", "measure", "vision", "denoiser", "transformer", "judge"}
     assert facts["denoiser"]["pictures"] == 8
-    assert PictureEncoder(str(folder / "out")).encode(torch.zeros(1, 3, 64, 64)).shape == (1, 65, 48)
+    assert PictureEncoder(str(folder / "out")).encode(torch.zeros(1, 3, 64, 64)).shape == (1, 65, 64)
     assert {"truth", "floor", "denoiser", "transformer"} < set(facts["judge"])
     with (folder / "denoiser" / "state.pt").open("rb") as file:
         assert any(name.startswith("1.") for name in torch.load(file, weights_only=True)["model"])  # the head
