@@ -131,8 +131,8 @@ def copy_linear(layer: nn.Linear) -> nn.Linear:
     return made
 
 
-class Reader(IPAdapterAttnProcessor):
-    """diffusers' processor, which finds the references' tokens in `shown`."""
+class Shows:
+    """A processor of diffusers that finds the references' tokens in `shown`."""
 
     shown: Shown
 
@@ -144,25 +144,16 @@ class Reader(IPAdapterAttnProcessor):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        both: Any = (encoder_hidden_states, self.shown.tokens)
-        return super().__call__(attn, hidden_states, both, attention_mask, temb)
+        both = (encoder_hidden_states, self.shown.tokens)
+        return super().__call__(attn, hidden_states, both, attention_mask, temb)  # type: ignore[misc]
 
 
-class FusedReader(IPAdapterAttnProcessor2_0):
-    """The same on torch's fused attention."""
+class Reader(Shows, IPAdapterAttnProcessor):
+    """On two matrix products."""
 
-    shown: Shown
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        both: Any = (encoder_hidden_states, self.shown.tokens)
-        return super().__call__(attn, hidden_states, both, attention_mask, temb)
+class FusedReader(Shows, IPAdapterAttnProcessor2_0):
+    """On torch's fused attention."""
 
 
 class ShowReferences(TargetAlone):

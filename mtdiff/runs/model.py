@@ -65,7 +65,7 @@ class Model:
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
         drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
         guidance: over the run's own. given: what a task of several modalities takes besides, such as {"label": ...}.
-        guidance: over the run's own. reference: pictures by name, as `image`; a task says which it takes.
+        reference: pictures by name, as `image`; a task says which it takes.
         """
         options: dict[str, Any] = {"seed": seed, "guidance": guidance, "given": given, "reference": reference}
         answers = self.answer(task, prompt, image, mask, **options)
