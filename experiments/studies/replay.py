@@ -20,7 +20,8 @@ from mtdiff.commands.command import run_command
 from mtdiff.config.schema import check, check_arguments, construct, refuse
 from mtdiff.config.signatures import signature
 from mtdiff.files import read_yaml, resolve_within, shown
-from mtdiff.runs.adapter import about_of, check_flat
+from mtdiff.runs.adapter import about_of
+from mtdiff.runs.foreign import check_flat
 
 NOT_FINITE = 3
 NAME = re.compile(r"step-(\d+)(-rank-\d+)?")

@@ -33,9 +33,9 @@ from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.painter import Painter
 from mtdiff.results.record import Result, Row
 from mtdiff.runs import evaluation as runs
-from mtdiff.runs.adapter import IDENTITY
 from mtdiff.runs.execute import execute
 from mtdiff.runs.experiment import Experiment
+from mtdiff.runs.foreign import IDENTITY
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint
 from mtdiff.tasks.super_resolution import SuperResolution
