@@ -4,8 +4,8 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mtdiff.costs.flops import encode_prompt, make_condition
-from mtdiff.costs.measure import make_call
+from mtdiff.costs.measure import make_call, measure_latency
 from mtdiff.costs.modules import Costs, Part, Table, Timed, count_whole, measure_table
 from mtdiff.files import find_user_cache, write_atomically
 from mtdiff.methods.assembler import Assembler
@@ -25,6 +25,8 @@ from mtdiff.types import Condition
 
 log = logging.getLogger(__name__)
 REPEATS = 25  # turns of timing that count
+PROBES = 15  # calls by which a table is held against today
+DRIFT = 0.1  # of the whole network's latency, beyond which a table is made anew
 
 
 def make_row(denoiser: Denoiser, source: bool, batch: int = 1) -> Condition:
@@ -100,10 +102,21 @@ def build_costs(
         return Costs(parts, flops, weights, activations)
     key = hash_key(whole, row, numbers)
     table = read_table(key)
-    if table is None:
-        table = measure(denoiser, assembler, task, row, phases)
-        keep_table(key, table)
-    return Costs(parts, flops, weights, activations, table)
+    costs = Costs(parts, flops, weights, activations, table)
+    if table is None or not is_current(costs, make_call(whole, row)):
+        costs = replace(costs, table=measure(denoiser, assembler, task, row, phases))
+        assert costs.table is not None
+        keep_table(key, costs.table)
+    return costs
+
+
+def is_current(costs: Costs, call: Callable[[], object]) -> bool:
+    """Whether the whole network is as fast now as when the table was made: a busy machine makes a slow one."""
+    found, kept = measure_latency(call, PROBES)["median"], costs.predict_latency([True] * len(costs.parts))
+    if abs(found / kept - 1) <= DRIFT:
+        return True
+    log.warning("the whole network takes %.3g ms now and took %.3g ms: its modules are measured anew", found, kept)
+    return False
 
 
 def measure(denoiser: Denoiser, assembler: Assembler, task: int, row: Condition, phases: Phases) -> Table:

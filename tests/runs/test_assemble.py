@@ -16,6 +16,7 @@ from mtdiff.commands.assemble import OWN, assemble_network
 from mtdiff.costs.modules import Costs
 from mtdiff.methods.assembler import Assembler, find_assembler
 from mtdiff.results.phases import Phases
+from mtdiff.runs import module_costs
 from mtdiff.runs.adapter import identity, read_about
 from mtdiff.runs.assemble import Limit, search
 from mtdiff.runs.load import build_denoiser, load_run
@@ -51,6 +52,7 @@ def supernet(run: Path) -> Supernet:
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.getbasetemp() / "latency-cache"
     monkeypatch.setenv("MTDIFF_CACHE", str(folder))
+    monkeypatch.setattr(module_costs, "DRIFT", float("inf"))  # what a test finds does not depend on a busy machine
     return folder
 
 
@@ -93,6 +95,27 @@ def test_latencies_are_measured_once_and_add_up(supernet: Supernet, cache: Path)
     assert costs.predict_latency(everything) == pytest.approx(table.rest + sum(table.blocks.values()) + layers)
     path.write_text("{")  # as a process leaves it that was killed
     assert build(supernet, timed=True).table is not None
+
+
+def test_a_table_of_another_speed_is_made_anew(
+    supernet: Supernet, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that was measured while the machine was busy: here ten times as slow as it is."""
+    table = build(supernet, timed=True).table
+    (path,) = (cache / "latencies").iterdir()
+    assert table is not None
+    slow = {
+        "rest": 10 * table.rest,
+        "blocks": {name: 10 * ms for name, ms in table.blocks.items()},
+        "layers": {name: [10 * ms for ms in times] for name, times in table.layers.items()},
+    }
+    path.write_text(json.dumps(slow))
+    monkeypatch.setattr(module_costs, "DRIFT", 0.7)
+    again = build(supernet, timed=True).table
+    assert again is not None
+    assert again.rest < 5 * table.rest
+    assert json.loads(path.read_text())["rest"] == again.rest
+    assert "measured anew" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_assembly(supernet: Supernet) -> None:
