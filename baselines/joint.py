@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from baselines.finetune import Finetune
 from baselines.joint_heads import HEADS, Heads
-from baselines.joint_process import LABEL, MASKED, PICTURE, JointProcess
+from baselines.joint_process import LABEL, MASKED, PICTURE, JointProcess, check_labels
 from mtdiff.backbones.base import Backbone, Encoder
 from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.methods.process import Process
@@ -68,6 +68,9 @@ class Joint(Finetune):
 
     def check(self, backbone: Backbone) -> None:
         backbone.ending(), backbone.middle()
+
+    def check_numbers(self, largest: Mapping[str, int]) -> None:
+        check_labels(largest.get("label", 0), self.classes)
 
     def adapt(self, backbone: Backbone, routing: Routing, tasks: Sequence[str]) -> None:
         super().adapt(backbone, routing, tasks)

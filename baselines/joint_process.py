@@ -10,19 +10,17 @@ Letters: B batch, C latent channels, L labels, h w latent size.
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.joint_heads import Heads
 from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.methods.process import Answers, Course, Held, Process
-from mtdiff.types import Condition
+from mtdiff.types import LABEL_TIMES, Condition
 
 MASKED, LABEL, PICTURE = "joint_masked", "joint_label", "joint_picture"
 """Names in `Condition.extra`. masked (B,): 1 where the source is a masked picture of the answer, 2 where that one is
 asked for. label (B,): a class from 1, or -1 where it is asked for. picture (B, C, h, w): the answer, where it is known.
 Zeros: the sample has none of it."""
-LEVELS = (80, 60, 40, 20)
-"""Shares of all times, in percent: the labels of the first step at such a time or a later one are kept."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,15 @@ class Given:
     def of(cls, condition: Condition, classes: int) -> "Given":
         nothing = torch.zeros_like(condition.task)
         masked, label = (condition.extra.get(name, nothing) for name in (MASKED, LABEL))
-        if int(label.max()) > classes:
-            raise ValueError(f"method.classes={classes}: expected at least the number of labels, {int(label.max())}")
         latent = condition.source * (masked == 1).view(-1, 1, 1, 1)
-        shares = nn.functional.one_hot((label - 1).clamp_min(0), classes) * (label > 0).view(-1, 1)
+        shares = label.view(-1, 1) == torch.arange(1, classes + 1, device=label.device)  # (B, L); one_hot would wait
         return cls(masked, label, latent, shares.to(latent))
+
+
+def check_labels(largest: int, classes: int) -> None:
+    """Refuse a label that there is no room for."""
+    if largest > classes:
+        raise ValueError(f"method.classes={classes}: expected at least the number of labels, {largest}")
 
 
 class JointProcess(Process):
@@ -74,6 +76,8 @@ class JointProcess(Process):
         return replace(condition, source=condition.source * kept, mask=1 - (1 - condition.mask) * kept)
 
     def start(self, condition: Condition) -> "JointCourse":
+        if LABEL in condition.extra:
+            check_labels(int(condition.extra[LABEL].max()), len(self.heads.codes))
         given = Given.of(condition, len(self.heads.codes))
         held = None
         if PICTURE in condition.extra and (rows := condition.extra[PICTURE].flatten(1).any(1)).any():
@@ -102,7 +106,7 @@ class JointCourse(Course):
         self._latent = torch.where(wanted[0].view(-1, 1, 1, 1), drawn.to(self._latent), self._latent)
         self._shares = torch.where(wanted[1].view(-1, 1), shares.to(self._shares), self._shares)
         label = (shares.argmax(-1) + 1) * wanted[1]  # (B,)
-        for level in LEVELS:
+        for level in LABEL_TIMES:
             if f"label_{level}" not in self._numbers and float(t) <= level / 100 * self.process.diffusion.steps:
                 self._numbers[f"label_{level}"] = label
         self._numbers["label"] = label

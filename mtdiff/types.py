@@ -19,6 +19,12 @@ training it shows things whose names were seen, in combinations that were not. `
 `label`: a picture with the name of its one class."""
 
 
+MASKED_SHARES = (5, 10, 15, 20)
+"""In percent of a picture: the shares that are masked by which restorations are judged."""
+LABEL_TIMES = (80, 60, 40, 20)
+"""In percent of all times of the diffusion: what a model says at its first step at such a time or later is judged."""
+
+
 REFERENCE = "reference."
 """Before the name of a reference in `Example.extra`, `Batch.extra` and `Condition.extra`."""
 

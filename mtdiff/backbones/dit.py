@@ -35,7 +35,8 @@ from mtdiff.backbones.latent import (
 )
 from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.removable import stack_removable
-from mtdiff.backbones.stable_diffusion import shipped_config, transformer_block_sites, unit_parts
+from mtdiff.backbones.stable_diffusion import shipped_config
+from mtdiff.backbones.unet import transformer_block_sites, unit_parts
 from mtdiff.types import Condition, Text
 
 TEXT_ENCODERS: dict[str, tuple[Any, Any]] = {

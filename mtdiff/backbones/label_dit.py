@@ -35,7 +35,7 @@ from mtdiff.backbones.latent import (
 from mtdiff.backbones.lighter import stack_drops
 from mtdiff.backbones.modulation import absorb
 from mtdiff.backbones.removable import stack_removable
-from mtdiff.backbones.stable_diffusion import transformer_block_sites, unit_parts
+from mtdiff.backbones.unet import transformer_block_sites, unit_parts
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Condition, Text
 

@@ -1,17 +1,14 @@
 """Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text and picture sizes (2307.01952)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mtdiff.backbones.base import Level, Part, Removable, Site, SiteKind, UnitKind
-from mtdiff.backbones.ending import Ending, Middle, unet_ending, unet_middle
 from mtdiff.backbones.latent import (
-    LatentBackbone,
     byte_tokenizer,
     drawing,
     network,
@@ -20,9 +17,7 @@ from mtdiff.backbones.latent import (
     refuse_unknown,
     text_network,
 )
-from mtdiff.backbones.lighter import unet_drops
-from mtdiff.backbones.removable import unet_removable
-from mtdiff.backbones.stable_diffusion import unet_convolutions, unet_parts, unet_sites
+from mtdiff.backbones.unet import UNetBackbone
 from mtdiff.types import Condition, Text
 
 PARTS = {
@@ -36,10 +31,8 @@ PARTS = {
 }
 
 
-class StableDiffusionXL(LatentBackbone):
+class StableDiffusionXL(UNetBackbone):
     """zero_empty_prompt: the empty prompt is encoded as zeros, as the published base model was trained."""
-
-    levels: ClassVar[tuple[Level, ...]] = ("block", "layer", "unit")
 
     def __init__(
         self,
@@ -86,27 +79,6 @@ class StableDiffusionXL(LatentBackbone):
     def predict(self, packed: Tensor, t: Tensor, condition: Condition) -> Tensor:
         added = {"text_embeds": condition.extra["text_embeds"], "time_ids": self.time_ids(condition)}
         return self.denoiser(packed, t, encoder_hidden_states=condition.text, added_cond_kwargs=added).sample
-
-    def sites(self, kind: SiteKind) -> list[Site]:
-        return list(unet_sites(self.denoiser, kind))
-
-    def parts(self, level: Level, units: Sequence[UnitKind]) -> list[Part]:
-        return list(unet_parts(self.denoiser, level, units))
-
-    def ending(self) -> Ending:
-        return unet_ending(self.denoiser)
-
-    def middle(self) -> Middle:
-        return unet_middle(self.denoiser)
-
-    def drops(self) -> Mapping[str, Callable[[], None]]:
-        return unet_drops(self.denoiser)
-
-    def removable(self) -> list[Removable]:
-        return unet_removable(self.denoiser)
-
-    def convolutions(self) -> list[Site]:
-        return list(unet_convolutions(self.denoiser))
 
 
 def load(

@@ -39,6 +39,7 @@ def build_experiment(
     source = construct(plain["data"])
     found = find_task_options(plain, source)
     tasks = {name: construct({**plain["task"][name], **found.get(name, {})}) for name in plain["tasks"]}
+    construct(plain["method"]).check_numbers({k: n for task in tasks.values() for k, n in task.largest.items()})
     data = MixtureModule(
         source,
         tasks,

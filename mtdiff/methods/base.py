@@ -48,6 +48,13 @@ class Method(ABC):
         """Refuse a base that lacks what the options name, in one line. It may have shapes alone."""
         return
 
+    def check_numbers(self, largest: Mapping[str, int]) -> None:
+        """Refuse more than the options have room for. largest: numbers that a run's examples hold in `extra`, by name.
+
+        It comes before training, which reads no such number: to do so it would have to wait for the device.
+        """
+        return
+
     def encode_extra(self, encoder: Encoder, extra: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What the model is given beside source and text: entries of `Condition.extra`, each with B first.
 

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from mtdiff.metrics.measures import Parts, PerExample
-from mtdiff.types import Batch
-
-MASKED_SHARES = (5, 10, 15, 20)
-"""In percent of the picture."""
-LABEL_TIMES = (80, 60, 40, 20)
-"""In percent of all times of the diffusion."""
+from mtdiff.types import MASKED_SHARES, Batch
 
 
 class LabelAccuracy(PerExample):

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from mtdiff.metrics.embedding import MeasuringClip
-from mtdiff.metrics.joint import LABEL_TIMES, MASKED_SHARES, AtMaskedShare, LabelAccuracy
+from mtdiff.metrics.joint import AtMaskedShare, LabelAccuracy
 from mtdiff.metrics.label_maps import MeanIoU, PixelAccuracy
 from mtdiff.metrics.measures import (
     CaptionSimilarity,
@@ -21,6 +21,7 @@ from mtdiff.metrics.measures import (
 from mtdiff.metrics.pictures import RangeMistake, ciede2000, psnr, ssim
 from mtdiff.metrics.quality import Judge
 from mtdiff.metrics.references import CHOICES, ImageSimilarity, OwnAmong, ReferenceSimilarity, StyleAccuracy
+from mtdiff.types import LABEL_TIMES, MASKED_SHARES
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class Task(ABC):
         return ()
 
     @property
+    def largest(self) -> Mapping[str, int]:
+        """The largest whole number that an entry of `Example.extra` may hold, by its name, where it numbers things."""
+        return {}
+
+    @property
     @abstractmethod
     def needs(self) -> Mapping[Need, float]:
         """What the task's records are, with the share of each kind; shares are positive and sum to 1."""

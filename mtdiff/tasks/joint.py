@@ -21,12 +21,8 @@ from torch import Tensor
 
 from mtdiff.files import shown
 from mtdiff.tasks.base import FIDELITY, LPIPS, PSNR, Metric, Task, check_range, restore_example, to_signed
-from mtdiff.types import Batch, Example, Need, Record
+from mtdiff.types import LABEL_TIMES, MASKED_SHARES, Batch, Example, Need, Record
 
-LEVELS = (5, 10, 15, 20)
-"""Shares of a picture that is masked, in percent, by which restorations are judged."""
-TIMES = (80, 60, 40, 20)
-"""Shares of all times, in percent, at which predicted labels are judged."""
 TRIES = 8
 SETS = (Metric("frechet", "lower"), Metric("kernel", "lower"), Metric("caption", "higher"))
 KNOWN = ("picture", "masked", "none")
@@ -41,7 +37,7 @@ class JointMasked(Task):
     name: str = "joint_masked"
     metrics: ClassVar[tuple[Metric, ...]] = (
         *FIDELITY,
-        *(Metric(f"{m.name}_masked_{level}", m.direction) for m in (LPIPS, PSNR) for level in LEVELS),
+        *(Metric(f"{m.name}_masked_{level}", m.direction) for m in (LPIPS, PSNR) for level in MASKED_SHARES),
         *SETS,
     )
     optional: ClassVar[frozenset[str]] = frozenset({"image", "prompt"})
@@ -93,7 +89,7 @@ class JointLabel(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (
         *SETS,
         Metric("label", "higher"),
-        *(Metric(f"label_{level}", "higher") for level in TIMES),
+        *(Metric(f"label_{level}", "higher") for level in LABEL_TIMES),
     )
     optional: ClassVar[frozenset[str]] = frozenset({"image"})
     modalities: ClassVar[tuple[str, ...]] = ("label",)
@@ -114,6 +110,10 @@ class JointLabel(Task):
         if len(found) < 2:
             raise ValueError(f"tasks: {self.name} needs two labels or more, of which the data has {len(found)}")
         return {"classes": found}
+
+    @property
+    def largest(self) -> Mapping[str, int]:
+        return {"label": len(self.classes or ())}
 
     def number(self, label: str) -> int:
         """The number of a class from 1; 0 where the training data has none of that name."""

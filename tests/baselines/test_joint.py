@@ -20,7 +20,6 @@ from whole_runs import composed, whole_run
 
 from baselines.finetune import Finetune
 from baselines.joint import Joint
-from baselines.joint_process import Given
 from mtdiff.backbones.diffusion import Diffusion
 from mtdiff.commands.pictures import check_request
 from mtdiff.data.emoji.source import EmojiSource
@@ -292,9 +291,14 @@ def test_a_run_refuses_them_before_anything_is_loaded() -> None:
             check_constructors(plain)
 
 
-def test_more_labels_than_there_is_room_for() -> None:
-    with pytest.raises(ValueError, match=r"method\.classes=4: expected at least the number of labels, 5"):
-        Given.of(conditioned(**brought(0, 0)), 4)
+def test_more_labels_than_there_is_room_for(tmp_path: Path) -> None:
+    """Of a run's data, before a model is built; and of a request to a model that came with another list of names."""
+    with pytest.raises(ValueError, match=r"^method\.classes=2: expected at least the number of labels, [0-9]+$"):
+        whole_run(tmp_path / "run", *TINY, "method.classes=2")
+    made = painter().denoiser.method.process
+    assert made is not None
+    with pytest.raises(ValueError, match=r"^method\.classes=128: expected at least the number of labels, 129$"):
+        made.start(conditioned(**brought(0, 0, label=129)))
 
 
 # Whole runs

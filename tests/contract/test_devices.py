@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,21 @@ def test_how_often_a_step_waits_for_the_device(case: str) -> None:
     if not case.startswith("one_pic"):
         assert waits.found == []
     assert len([name for name in waits.found if name == "aten::nonzero"]) <= 2  # both on the CPU, after one copy
+
+
+@pytest.mark.parametrize("case", ["joint", "joint label=E"])
+def test_mixing_modalities_in_training_waits_for_nothing(case: str) -> None:
+    """Neither to see which samples have a modality, nor whether there is room for a label."""
+    denoiser = adapted(case, "unet")
+    noisy, t, condition = inputs_of(denoiser, [2, 0, 3, 1])
+    process, states = denoiser.method.process, {"joint_masked": [1, 0, 2, 0], "joint_label": [0, 5, -1, 128]}
+    assert process is not None
+    brought = replace(condition, extra={name: torch.tensor(values) for name, values in states.items()})
+    with Waits() as waits:
+        mixed, given = process.mix(noisy, t, brought)
+        denoiser(mixed, t, given)
+        denoiser.method.extra_errors(denoiser.backbone, mixed, t, given)
+    assert waits.found == []
 
 
 def test_a_training_step_waits_once_to_encode(tiny_unet: Any) -> None:
