@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,12 @@ class Parts:
 
 
 class Measure(nn.Module, ABC):
-    """What computes a metric. name: what rows call it; it says which weights were used."""
+    """What computes a metric. name: what rows call it; it says which weights were used.
+
+    fallible: whether the truth itself may miss the best value, so that its own value stands beside a model's.
+    """
+
+    fallible: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         super().__init__()

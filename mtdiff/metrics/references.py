@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -60,6 +60,8 @@ class ReferenceSimilarity(ClipMeasure):
 
 class OwnAmong(ClipMeasure):
     """Does the answer find its own caption among CHOICES? The others are those of the training gallery."""
+
+    fallible: ClassVar[bool] = True
 
     def __init__(self, name: str, clip: MeasuringClip) -> None:
         super().__init__(name, clip)
@@ -115,6 +117,8 @@ class StyleAccuracy(ClipMeasure):
     the truth begins with. The classifier is made on first use, from training pictures of the gallery, and kept in the
     user's cache; its own accuracy is that on the gallery's test pictures.
     """
+
+    fallible: ClassVar[bool] = True
 
     def __init__(self, name: str, clip: MeasuringClip) -> None:
         super().__init__(name, clip)

@@ -1,4 +1,5 @@
-"""What a run is judged beside, on the same examples: trivial answers, the autoencoder's rendering, the untouched base.
+"""What a run is judged beside, on the same examples: trivial answers, the autoencoder's rendering, the untouched base,
+and the truth where it may miss the best value itself.
 
 None of it depends on what the run has learned, so its rows are kept in the user's cache, under a hash of all that they
 depend on: examples, networks, settings, and the project's own sources. Another method or seed finds them there.
@@ -15,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtdiff.files import MEGABYTE, find_user_cache, first_process, read_json, reason, write_atomically
+from mtdiff.files import MEGABYTE, find_user_cache, first_process, reason, write_atomically
 from mtdiff.metrics.quality import Judge
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import hash_sources, hash_weights, versions
+from mtdiff.reading import read_json
 from mtdiff.results.encoding import to_json
 from mtdiff.results.record import Row, build_row
 from mtdiff.results.schema import list_errors
@@ -32,7 +34,9 @@ LARGEST = 64 * MEGABYTE
 
 
 def judge_baselines(run: Experiment, batch: Batch, drawn: Tensor | None) -> list[Row]:
-    """Rows of trivial answers, of the autoencoder's rendering of the truth, and of the base's answers `drawn`."""
+    """Rows of trivial answers, of the autoencoder's rendering of the truth, of the base's answers `drawn`, and of the
+    truth itself by those metrics that it may not meet.
+    """
     rows: list[Row] = []
     for k, (name, task) in enumerate(run.data.tasks.items()):
         chosen = batch.task == k
@@ -42,6 +46,8 @@ def judge_baselines(run: Experiment, batch: Batch, drawn: Tensor | None) -> list
             answers["base"] = drawn[chosen]
         for model, answer in answers.items():
             rows += run.judge.rows(name, task.metrics, answer, part, run.evaluation.seed, model)
+        missed = [metric for metric in task.metrics if run.judge.measure(metric.name, name).fallible]
+        rows += run.judge.rows(name, missed, part.target, part, run.evaluation.seed, "truth")
     return rows
 
 

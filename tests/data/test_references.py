@@ -14,11 +14,13 @@ from mtdiff.data.emoji.references import SceneReferences
 from mtdiff.data.emoji.scenes import canonical
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Stream
+from mtdiff.data.tables.convert import Samples, write_shards
+from mtdiff.data.tables.shards import Shards
 from mtdiff.data.tables.source import TableSource
 from mtdiff.rng import numpy_rng
 from mtdiff.tasks.reference import FromReference, hide_words
 from mtdiff.tasks.text_to_image import TextToImage
-from mtdiff.types import SPLITS, Batch
+from mtdiff.types import SPLITS, Batch, Need
 
 NAMES = ("object", "style", "tone")
 
@@ -121,6 +123,27 @@ def test_references_of_a_folder_are_columns(tmp_path: Path) -> None:
     message = r"task\.reference\.reference=tone: no such reference pictures, the data has style"
     with pytest.raises(ValueError, match=message):
         Stream(source, FromReference(reference=("tone",)), "train", 0)
+
+
+class Few(Samples):
+    def __len__(self) -> int:
+        return 6
+
+
+@pytest.mark.parametrize("need", ["picture", "caption"])
+def test_shards_hold_the_references_of_drawn_records(need: Need, tmp_path: Path) -> None:
+    """What the task makes of them is what it makes of the drawn records: pictures, prompts without the words shown."""
+    written = Few(emoji(32), need, "train")
+    write_shards(str(tmp_path), {"train": written})
+    source = TableSource(**{need: Shards(str(tmp_path), held_out=0.0)}, size=32)  # type: ignore[arg-type]
+    assert set(source.reference_names(need, "train")) == set(NAMES)
+    task = FromReference(reference=NAMES, need=need)
+    for k, index in enumerate(numpy_rng(*written.key).permutation(len(written)).tolist()):
+        drawn = task.make(emoji(32).record(need, "train", index, numpy_rng(*written.key, index)), numpy_rng(0), 0)
+        read = task.make(source.record(need, "train", k, numpy_rng(0)), numpy_rng(0), 0)
+        assert (read.prompt, read.target_caption) == (drawn.prompt, drawn.target_caption)
+        assert read.extra.keys() == drawn.extra.keys() >= {"reference.object", "reference.style"}
+        assert all(torch.equal(read.extra[name], drawn.extra[name]) for name in drawn.extra)
 
 
 def test_mistakes_are_one_line() -> None:

@@ -15,6 +15,7 @@ from whole_runs import SMALL, whole_run
 from baselines.trivial import trivial
 from mtdiff import load_run
 from mtdiff.commands.merge import merge_runs
+from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.sums import join_runs
 
@@ -28,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("modules")
     for name in ("object", "style"):
         named = [f"task.reference.reference=[{name}]", f"method.references=[{name}]"]
+        named.append(f"evaluation.baselines={str(name == 'style').lower()}")
         result = whole_run(root / name, "method=emma", *PORTRAITS, *STEPS, *named)
         assert result["status"] == "complete"
         assert result["method_report"]["gates"][name][0]["attention"] != 0
@@ -52,6 +54,16 @@ def test_rows_hold_what_references_are_judged_by(runs: dict[str, Path]) -> None:
     told = result["method_report"]["judges"]["style_accuracy_embedded"]
     assert told["labels"] == ["noto", "twemoji"]
     assert told["test_accuracy"] > 0.85
+
+
+def test_the_truths_own_share_stands_beside_the_runs(runs: dict[str, Path]) -> None:
+    """By the metrics alone that true pictures may miss; by the others they are perfect."""
+    rows = Result.load(runs["style"] / "result.json").rows
+    truth = {row.metric: row for row in rows if row.model == "truth"}
+    assert list(truth) == ["own_of_200_embedded", "style_accuracy_embedded"]
+    own = {row.metric: row for row in rows if row.model == "run"}
+    assert all(truth[name].n == own[name].n == 2 and truth[name].value is not None for name in truth)
+    assert {"autoencoder", "base", "truth"} <= {row.model for row in rows}
 
 
 def test_a_run_that_was_stopped_goes_on_exactly(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mtdiff.data.source import Source
 from mtdiff.data.tables.shard_index import FORMAT, INDEX, describe_shard, index_shards
 from mtdiff.data.tables.source import TableSource
-from mtdiff.data.tables.table import Table, missing_extra
+from mtdiff.data.tables.table import REFERENCE, WORDS, Table, missing_extra
 from mtdiff.pictures import Unreadable, picture_ending
 from mtdiff.rng import numpy_rng
 from mtdiff.types import SPLITS, Need, Record, Split
@@ -55,14 +55,18 @@ def row_sample(table: Table, split: Split, index: int) -> Sample | None:
 
 
 def record_sample(record: Record, need: Need) -> Sample:
-    """A record as a row; its map, where it has one, is the column that the kind of record is read from."""
+    """A record as a row; its map, where it has one, is the column that the kind of record is read from.
+
+    References are columns too, beside the words of the caption that say what they show.
+    """
     sample: dict[str, Any] = {"key": record.key, "image": png(record.image), "caption": record.caption}
     if record.label:
         return {**sample, "label": record.label}
     if record.map is not None:
         return {**sample, need: png(record.map)}
     if record.edited is None:
-        return sample
+        pictures = {f"{REFERENCE}{name}": png(shown.image) for name, shown in record.reference.items()}
+        return {**sample, **pictures, **{f"{WORDS}{name}": shown.words for name, shown in record.reference.items()}}
     pair = {"edited_image": png(record.edited), "instruction": record.instruction}
     return {**sample, **pair, "edited_caption": record.edited_caption, "kind": record.kind}
 
