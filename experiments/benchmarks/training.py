@@ -21,7 +21,8 @@ from mtdiff.runs.experiment import MIXED_DTYPES, Experiment
 from mtdiff.runs.train import train
 from mtdiff.training import encodings
 from mtdiff.training.cache import Cache
-from mtdiff.training.checkpoints import Checkpoints, list_checkpoints
+from mtdiff.training.checkpoint_files import list_checkpoints
+from mtdiff.training.checkpoints import Checkpoints
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import trainer_arguments
 from mtdiff.training.signals import Signals

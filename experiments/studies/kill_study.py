@@ -194,7 +194,7 @@ def phase(run: Path) -> str:
 
 def checkpoints(run: Path) -> tuple[int | None, int]:
     """Step of the last checkpoint, and how many of them are not whole."""
-    from mtdiff.training.checkpoints import is_whole, list_checkpoints, step_of
+    from mtdiff.training.checkpoint_files import is_whole, list_checkpoints, step_of
 
     found = list_checkpoints(run / "checkpoints")
     return max(map(step_of, found), default=None), sum(not is_whole(path) for path in found)

@@ -14,7 +14,8 @@ from mtdiff.commands.compose import check_configuration
 from mtdiff.commands.report import report_run
 from mtdiff.config.defaults import fill_defaults, strip_defaults
 from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, check_links, first_process, read_yaml, shown, write_atomically
+from mtdiff.files import check_folder, first_process, shown, write_atomically
+from mtdiff.reading import check_links, read_yaml
 from mtdiff.results.phases import Phases
 from mtdiff.runs.checks import check_constructors, list_compared_tasks
 from mtdiff.runs.lock import hold_alone

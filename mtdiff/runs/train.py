@@ -12,10 +12,12 @@ from mtdiff.model.painter import first_noise
 from mtdiff.runs.experiment import Experiment
 from mtdiff.training.bar import StepBar
 from mtdiff.training.callbacks import EMA, SampleGrid
-from mtdiff.training.checkpoints import Checkpoints, WholeFiles, find_newest, seed_everywhere, step_of
+from mtdiff.training.checkpoint_files import WholeFiles, find_newest, step_of
+from mtdiff.training.checkpoints import Checkpoints
 from mtdiff.training.faults import Finite
 from mtdiff.training.loggers import HURRY, Rows, close, wandb_logger
 from mtdiff.training.parallel import trainer_arguments
+from mtdiff.training.random_states import seed_everywhere
 from mtdiff.training.signals import Signals
 from mtdiff.training.starvation import TaskGradients
 from mtdiff.types import Batch, Example

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mtdiff.errors import RunError
-from mtdiff.files import check_header, read_json, reason, write_atomically
+from mtdiff.files import reason, write_atomically
+from mtdiff.reading import check_header, read_json
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import gather_tensor, is_first
 from mtdiff.types import Batch

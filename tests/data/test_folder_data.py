@@ -21,10 +21,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mtdiff.data.mixture import Mixture
+from mtdiff.data.tables.cells import crop_to
 from mtdiff.data.tables.checker import check_source, problems
 from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, Part
-from mtdiff.data.tables.source import TableSource, crop_to
+from mtdiff.data.tables.source import TableSource
 from mtdiff.data.tables.table import Unavailable, held_out
 from mtdiff.pictures import Unreadable, open_picture, to_rgb
 from mtdiff.tasks.base import Task

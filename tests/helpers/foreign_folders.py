@@ -42,12 +42,13 @@ from analysis import report as analysis_report
 from analysis.export import notebooks as list_notebooks
 from mtdiff.commands.run import refuse_another
 from mtdiff.errors import RunError
-from mtdiff.files import check_links
+from mtdiff.reading import check_links
 from mtdiff.results.record import Result
 from mtdiff.results.study import read
 from mtdiff.runs.load import load_run
-from mtdiff.training.checkpoints import PARTS, WholeFiles, find_newest, read_random_state
+from mtdiff.training.checkpoint_files import PARTS, WholeFiles, find_newest
 from mtdiff.training.loggers import read_rows, wandb_id
+from mtdiff.training.random_states import read_random_state
 
 Rng = np.random.Generator
 MEMORY = 4 * 2**30

@@ -32,16 +32,17 @@ from mtdiff.data.tables.convert import write_index
 from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.source import TableSource
 from mtdiff.errors import RunError
-from mtdiff.files import read_yaml
 from mtdiff.pictures import load_picture
+from mtdiff.reading import read_yaml
 from mtdiff.results.record import Result, Row
 from mtdiff.results.render import html, latex, markdown
 from mtdiff.results.summary import summarise
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.load import build_denoiser, build_tasks, load_run, read_adapter
-from mtdiff.training.checkpoints import WholeFiles, find_newest, read_random_state
+from mtdiff.training.checkpoint_files import WholeFiles, find_newest
 from mtdiff.training.faults import keep, load
 from mtdiff.training.loggers import read_rows
+from mtdiff.training.random_states import read_random_state
 from mtdiff.types import Batch, Example
 
 Rng = np.random.Generator

@@ -28,7 +28,7 @@ from mtdiff.commands.compose import compose_run, composer
 from mtdiff.commands.run import run_once
 from mtdiff.errors import RunError
 from mtdiff.runs.lock import hold_alone
-from mtdiff.training.checkpoints import KEPT, WholeFiles, is_whole, list_checkpoints, prune_checkpoints
+from mtdiff.training.checkpoint_files import KEPT, WholeFiles, is_whole, list_checkpoints, prune_checkpoints
 
 NOWHERE = "/proc/nowhere"  # where nobody can write, not even root
 

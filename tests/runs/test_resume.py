@@ -21,15 +21,9 @@ from tiny_runs import METHODS, SHORT, VANISH, logged, orphans, said, trained, tr
 from mtdiff.data.loader import tells_of_death
 from mtdiff.errors import InUse
 from mtdiff.runs.lock import hold_alone, wait_for
-from mtdiff.training.checkpoints import (
-    find_newest,
-    is_whole,
-    list_checkpoints,
-    read_random_state,
-    restore_random_state,
-    step_of,
-)
+from mtdiff.training.checkpoint_files import find_newest, is_whole, list_checkpoints, step_of
 from mtdiff.training.loggers import Rows, read_rows
+from mtdiff.training.random_states import read_random_state, restore_random_state
 
 # Where a run is killed, one after the other: each time it gets a little further. Two steps of accumulation make one.
 DEATHS = [

@@ -31,14 +31,15 @@ from mtdiff.commands.compose import compose_run, composer
 from mtdiff.commands.run import refuse_another, run_once
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
-from mtdiff.files import hold_folder, read_json, read_yaml, resolve_within, write_atomically
+from mtdiff.files import hold_folder, write_atomically
 from mtdiff.pictures import load_picture
+from mtdiff.reading import read_json, read_yaml, resolve_within
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.lock import hold_alone
 from mtdiff.runs.model import Model
 from mtdiff.training.callbacks import save_grid
-from mtdiff.training.checkpoints import WholeFiles
+from mtdiff.training.checkpoint_files import WholeFiles
 from mtdiff.training.faults import keep
 from mtdiff.training.loggers import Rows
 
@@ -102,7 +103,7 @@ TARGETS = [
     "mtdiff.../../tmp/evil.Edit",
     "baselines.trivial.np.os.system",
     "baselines.peft_layers.add_lora",
-    "mtdiff.files.read_bytes",
+    "mtdiff.reading.read_bytes",
     "",
     ".",
 ]

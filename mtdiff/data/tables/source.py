@@ -2,7 +2,7 @@
 
     data=folder data.edit=/pictures/edits tasks=[edit]
 
-Every kind of record (`source.Need`) has a table of its own: `caption` feeds text_to_image, `edit` edit, `picture`
+Every kind of record (`mtdiff.types.Need`) has a table of its own: `caption` feeds text_to_image, `edit` edit, `picture`
 super_resolution, inpaint's holes and other restorations, `removal` inpaint's removals, `labels` segment, `order` order,
 `label` joint_label.
 """
@@ -11,42 +11,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from mtdiff.data.buckets import Shape, nearest, select_filled, shapes
 from mtdiff.data.source import Source
-from mtdiff.data.tables.contents import list_contents
-from mtdiff.data.tables.folder import Folder
-from mtdiff.data.tables.hub import Hub, is_saved
-from mtdiff.data.tables.shard_index import INDEX
-from mtdiff.data.tables.shards import Shards
-from mtdiff.data.tables.table import REFERENCE, Row, Subset, Table, Unavailable, text_of
-from mtdiff.files import shown
+from mtdiff.data.tables.cells import crop_to, draw_text, read_label
+from mtdiff.data.tables.opening import MAPS, NEEDED, TRIES, check_roles, narrow, open_table
+from mtdiff.data.tables.table import REFERENCE, WORDS, Row, Table, Unavailable
 from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
 from mtdiff.types import SPLITS, Need, Record, Reference, Split
 
 log = logging.getLogger(__name__)
-PAIR = ("image", "edited_image", "instruction")
-NEEDED: Mapping[Need, tuple[str, ...]] = {
-    "picture": ("image",),
-    "caption": ("image", "caption"),
-    "edit": PAIR,
-    "removal": PAIR,
-    "labels": ("image", "labels"),
-    "order": ("image", "order"),
-    "label": ("image", "label"),
-}
-MAPS = ("labels", "order")
-"""Roles of pictures whose colours mean something, so that none may be mixed."""
-TRIES = 100
-"""So many unreadable rows in succession end a run."""
 SKIPPED, MENDED = 1, 2
 WINDOW = 8
 """So many shards are mixed at a time."""
@@ -182,8 +162,10 @@ class TableSource(Source):
             if column.startswith(REFERENCE) and cell is not None:
                 if not isinstance(cell, bytes):
                     raise Unreadable(f"no picture in {column}")
-                image = to_rgb(open_picture(cell, self.max_pixels))
-                found[column.removeprefix(REFERENCE)] = Reference(crop_to(image, self.side, self.side))
+                image, name = to_rgb(open_picture(cell, self.max_pixels)), column.removeprefix(REFERENCE)
+                words = row.columns.get(WORDS + name)
+                shown = words if isinstance(words, str) else ""
+                found[name] = Reference(crop_to(image, self.side, self.side), shown)
         return found
 
     def _pictures(self, cells: Mapping[str, Any], roles: Sequence[str]) -> list[Tensor]:
@@ -253,98 +235,3 @@ class InBucket(Source):
         place[self.rows[need]] = np.arange(len(self.rows[need]))
         order = place[self.source.order(need, split, rng)]
         return order[order >= 0]
-
-
-def crop_to(image: Image.Image, height: int, width: int, exact: bool = False) -> Tensor:
-    """(3, height, width) uint8: the largest centred part of that shape, resized (bicubic, antialiased).
-
-    exact: take the nearest pixel's colour and mix none.
-    """
-    scale = min(image.width / width, image.height / height)  # pixels of the picture to one of the result
-    cut_width, cut_height = min(image.width, round(width * scale)), min(image.height, round(height * scale))
-    left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
-    cut = image.crop((left, top, left + cut_width, top + cut_height))  # nothing beside it bleeds in
-    resized = cut.resize((width, height), Image.Resampling.NEAREST if exact else Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
-
-
-def draw_text(value: Any, rng: np.random.Generator) -> str:
-    """One text of a cell, drawn where there are several; "" where there is none."""
-    texts = text_of(value)
-    return texts[0 if len(texts) == 1 else int(rng.integers(len(texts)))] if texts else ""
-
-
-def read_label(value: Any) -> str:
-    """The name of a row's class, a text or a whole number; Unreadable where there is none, or several."""
-    texts = text_of(str(value) if isinstance(value, int) else value)
-    if len(texts) != 1:
-        raise Unreadable(f"{len(texts)} labels, expected one")
-    return texts[0]
-
-
-def open_table(need: Need, given: str | Table) -> Table:
-    """A table from a path or URL, its kind told by what lies there."""
-    if isinstance(given, Table):
-        return given
-    try:
-        if "://" in given:
-            return Shards(given)
-        path = Path(given).expanduser()
-        if (path / INDEX).is_file():
-            return Shards(str(path))
-        if is_saved(path):
-            return Hub(str(path))
-        return Shards(str(path)) if holds_shards(path) else Folder(str(path))  # Shards say how to make the index
-    except ValueError as error:
-        raise ValueError(f"data.{need}: {error}") from None
-
-
-def narrow(need: Need, table: Table) -> Table:
-    """The rows of a table that serve a kind of record: one folder may hold rows for several tasks.
-
-    A row that has nothing of what the kind needs beside the picture is meant for others; one that has a part of it is
-    broken. Any picture may be drawn without a caption.
-    """
-    rows: dict[Split, NDArray[np.int64]] = {}
-    roles = [role for role in NEEDED[need] if role not in ("image", "caption")]
-    for split in (s for s in SPLITS if roles and table.size(s)):
-        names = table.names(split)
-        columns = [column for role in roles for column in table.candidates(role) if column in names]
-        if columns and (found := table.serving(split, columns)) is not None:
-            rows[split] = found
-    return Subset(table, rows) if rows else table
-
-
-def holds_shards(folder: Path) -> bool:
-    """Whether a folder without an index is made of tars; beside metadata or more pictures, they are left over."""
-    contents = list_contents(folder)
-    tars = sum(name.endswith(".tar") for name in contents.archives)
-    return tars > 0 and not contents.metadata and tars >= len(contents.pictures)
-
-
-def check_roles(need: Need, table: Table, split: Split) -> dict[str, str]:
-    """Role -> column, or a ValueError where one is missing or holds texts in place of pictures."""
-    try:
-        roles = table.roles(split, NEEDED[need])
-        check_pictures(table, split, [roles[role] for role in NEEDED[need] if role in ("image", "edited_image", *MAPS)])
-        return roles
-    except ValueError as error:
-        raise ValueError(f"data.{need}: {error}") from None
-
-
-def check_pictures(table: Table, split: Split, columns: Sequence[str]) -> None:
-    """Refuse texts where pictures belong, and damage, by the first row that can be read."""
-    for index in range(min(TRIES, table.size(split))):
-        try:
-            cells = table.row(split, index).columns
-        except Unreadable:  # found again, and counted, when its turn comes
-            continue
-        except Unavailable as error:
-            raise ValueError(str(error)) from None
-        for column in columns:
-            if isinstance(cells.get(column), str):
-                raise ValueError(
-                    f"{table.name}: the column {column} holds texts ({shown(cells[column], 40)!r}), expected pictures; "
-                    f"metadata names their files in {column}_file_name (or file_name)"
-                )
-        return

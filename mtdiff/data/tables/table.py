@@ -33,6 +33,8 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What a row is read for, and the columns that are tried where none is named. A caption may be a list: one is drawn."""
 REFERENCE = "reference_"
 """Before the name of a reference picture: the column `reference_style` holds the reference `style`."""
+WORDS = "words_"
+"""Before its name too: `words_style` holds the words of the caption that say what the reference `style` shows."""
 SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train", "training"),

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
-from mtdiff.files import find_user_cache, read_text, reason, write_atomically
+from mtdiff.files import find_user_cache, reason, write_atomically
+from mtdiff.reading import read_text
 
 PACKAGES = ("vl-convert-python", "itables")
 MISSING = "the page's plots and tables come out of two packages: pip install -e '.[analysis]'"
