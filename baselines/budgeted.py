@@ -29,6 +29,7 @@ from mtdiff.methods.base import CannotFold
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.supernet import Module, copy_structure, find_modules, install_gates, reduce_network, remove_gates
 from mtdiff.methods.taskwise import TaskConv2d
+from mtdiff.methods.teaching import Teaching
 from mtdiff.rng import torch_rng
 from mtdiff.types import Condition
 
@@ -118,7 +119,12 @@ class Budgeted(Finetune):
         u = torch.cat([torch.rand(1, generator=torch_rng(seed, "budget")) for seed in seeds]).double()
         return replace(condition, budget=draw_budgets(u, self.sizes).to(condition.source.device))
 
-    def teach(self, backbone: Backbone, read_base: Callable[[], Backbone]) -> None:
+    def teach(
+        self,
+        backbone: Backbone,
+        read_base: Callable[[], Backbone],
+        read_teacher: Callable[[], Teaching] | None = None,
+    ) -> None:
         if self.distil and len(self.budgets) > 1:
             (self._student,) = tap_all([backbone.denoiser])
 

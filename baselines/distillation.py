@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtdiff.backbones.base import Backbone
+from mtdiff.methods.teaching import Teaching
 from mtdiff.types import Condition
 
 
@@ -37,14 +38,14 @@ def is_joint(out: Any) -> bool:
 
 
 class Teacher:
-    """A frozen base beside the network that it teaches; no part of that network's parameters or state.
+    """A frozen network beside the one that it teaches; no part of that one's parameters or state.
 
     pairs: names of the student's stages, and of the teacher's that each shall match.
     """
 
-    def __init__(self, base: Backbone, student: Backbone, pairs: Mapping[str, str]) -> None:
-        self.base = base.eval().requires_grad_(False)
-        own, others = student.stages(), base.stages()
+    def __init__(self, teaching: Teaching, student: Backbone, pairs: Mapping[str, str]) -> None:
+        self.base, self._predict = teaching.backbone.eval().requires_grad_(False), teaching.predict
+        own, others = student.stages(), self.base.stages()
         self.student, self.teacher = (
             tap_all([own[name] for name in pairs]),
             tap_all([others[name] for name in pairs.values()]),
@@ -53,10 +54,10 @@ class Teacher:
 
     @torch.no_grad()
     def predict(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """noisy (B, C, h, w), t (B,) -> (B, C, h, w). The base reads the noisy latent and the text, and no source."""
+        """noisy (B, C, h, w), t (B,) -> (B, C, h, w). An untouched base reads no source."""
         if next(self.base.denoiser.parameters()).device != noisy.device:
             self.base.denoiser.to(noisy.device)
-        return self.base.predict(noisy, t, condition)
+        return self._predict(noisy, t, condition)
 
     def output_error(self, prediction: Tensor) -> Tensor:
         """Mean squared difference (B,) of the student's last prediction to the teacher's (B, C, h, w)."""

@@ -1,8 +1,9 @@
 """The objects of a run, from its checked configuration; nothing below sees the configuration itself."""
 
+import hashlib
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,13 +12,14 @@ from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.results.phases import Phases
-from mtdiff.runs.adapter import check_init, check_start, read_light
+from mtdiff.runs.adapter import check_init, check_start, read_light, read_teacher
 
 WANDB_MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 if TYPE_CHECKING:
     from mtdiff.backbones.base import Backbone
     from mtdiff.data.source import Source
+    from mtdiff.methods.teaching import Teaching
     from mtdiff.metrics.quality import Judge
     from mtdiff.model.denoiser import Denoiser
     from mtdiff.runs.experiment import Experiment
@@ -79,6 +81,7 @@ def build_experiment(
         base=lambda: construct(plain["backbone"]),
         found=found,
         init=init,
+        teacher=describe_teacher(plain),
     )
 
 
@@ -117,7 +120,7 @@ def build_denoisers(
     init = None
     if (about := check_init(plain)) is not None:
         init = continue_run(denoiser, about, plain["backbone"], found)
-    denoiser.method.teach(denoiser.backbone, lambda: construct(plain["backbone"]))
+    denoiser.method.teach(denoiser.backbone, lambda: construct(plain["backbone"]), find_teacher(plain))
     baselines, speed = settings.evaluation.baselines, settings.speed
     untouched = Denoiser(construct(plain["backbone"]), Untouched(), plain["tasks"]) if baselines else None
     if settings.training.gradient_checkpointing:
@@ -129,6 +132,16 @@ def build_denoisers(
     return denoiser, untouched, init
 
 
+def find_teacher(plain: Mapping[str, Any]) -> "Callable[[], Teaching] | None":
+    """What reads the network of the run that `method.teacher` names; None where it names none."""
+    about = read_teacher(plain)
+    if about is None:
+        return None
+    from mtdiff.runs.load import build_teacher
+
+    return lambda: build_teacher(about, construct(plain["backbone"]), plain["tasks"])
+
+
 def read_other(plain: Mapping[str, Any], settings: Settings) -> "Denoiser | None":
     """The model that `sampling.switch` names, or None."""
     base = plain["backbone"].get("weights")
@@ -138,6 +151,13 @@ def read_other(plain: Mapping[str, Any], settings: Settings) -> "Denoiser | None
     from mtdiff.runs.load import build_light
 
     return build_light(about, construct(plain["backbone"]))
+
+
+def describe_teacher(plain: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `result.json` says of the run that `method.teacher` names; None where it names none."""
+    if (about := read_teacher(plain)) is None:
+        return None
+    return {"run": about.path.parent.name, "adapter": hashlib.sha256(about.weights.read_bytes()).hexdigest()}
 
 
 def open_cache(where: str | None, backbone: "Backbone", plain: Mapping[str, Any]) -> "CachedEncoder | None":

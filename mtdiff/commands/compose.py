@@ -21,7 +21,7 @@ from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES, signature
 from mtdiff.errors import ConfigError
 from mtdiff.files import shown
-from mtdiff.runs.adapter import check_init, check_start, read_light
+from mtdiff.runs.adapter import check_init, check_start, read_light, read_teacher
 from mtdiff.runs.checks import check_constructors, check_run, check_shape
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
@@ -232,6 +232,7 @@ def check_configuration(config: DictConfig) -> dict[str, Any]:
     check_run(plain, own["logger"])
     check_start(plain)
     check_init(plain)
+    read_teacher(plain)
     switch = Settings.read(plain).sampling.switch
     read_light(switch, plain, (*PACKAGES, *plain["packages"]), plain["backbone"].get("weights"))
     construct(plain["metrics"])

@@ -17,6 +17,7 @@ from mtdiff.errors import ConfigError
 from mtdiff.files import check_folder, first_process, shown, write_atomically
 from mtdiff.reading import check_links, read_yaml
 from mtdiff.results.phases import Phases
+from mtdiff.runs.adapter import drop_teacher
 from mtdiff.runs.checks import check_constructors, list_compared_tasks
 from mtdiff.runs.lock import hold_alone
 
@@ -94,7 +95,7 @@ def list_others(folder: Path) -> list[str]:
 
 def describe_adapter(plain: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What `adapter.json` says of a run. found: options of its tasks that follow from its data."""
-    about = {"method": plain["method"], "backbone": plain["backbone"], "tasks": plain["tasks"]}
+    about = {"method": drop_teacher(plain["method"]), "backbone": plain["backbone"], "tasks": plain["tasks"]}
     about |= {"task": {name: {**plain["task"][name], **found.get(name, {})} for name in list_compared_tasks(plain)}}
     return about | {"sampling": plain["sampling"], "seed": plain["seed"], "schema": 1}
 

@@ -12,6 +12,7 @@ from mtdiff.methods.merging import CannotMerge, Rule
 from mtdiff.methods.process import Process
 from mtdiff.methods.routing import Routing
 from mtdiff.methods.taskwise import TaskConv2d, TaskLayerNorm
+from mtdiff.methods.teaching import Teaching
 from mtdiff.types import Condition
 
 
@@ -95,10 +96,16 @@ class Method(ABC):
         """Weight of the prediction error beside `extra_errors`."""
         return 1.0
 
-    def teach(self, backbone: Backbone, read_base: Callable[[], Backbone]) -> None:
+    def teach(
+        self,
+        backbone: Backbone,
+        read_base: Callable[[], Backbone],
+        read_teacher: Callable[[], Teaching] | None = None,
+    ) -> None:
         """Make ready for `extra_errors`; called once the adapted `backbone` is about to be trained, and only then.
 
-        read_base: gives the untouched base once more. What is kept of it is no part of the adapted network.
+        read_base: gives the untouched base once more. read_teacher: gives the network of the run that the method's
+        option `teacher` names; None where it names none. What is kept of either is no part of the adapted network.
         """
         return
 

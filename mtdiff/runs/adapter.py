@@ -131,7 +131,7 @@ def read_earlier(plain: Mapping[str, Any], option: str, start: Any, keys: Sequen
     packages = (*PACKAGES, *plain["packages"])
     about = read_about(Path(start), packages, plain["backbone"].get("weights"), option)
     for key in keys:  # what a task is in detail may change on the way
-        there, own = (fill_defaults(x)[key] for x in (about.content, plain))
+        there, own = (fill_defaults({**x, "method": drop_teacher(x["method"])})[key] for x in (about.content, plain))
         if there != own:
             expected = f"expected its own, {shown(about.content[key])}"
             raise ValueError(f"{key}={shown(plain[key])}: not what {about.path} was trained with; {expected}")
@@ -160,19 +160,43 @@ def read_light(
     """
     if switch is None:
         return None
-    light = read_about(Path(switch["light"]), packages, base, "sampling.switch.light")
     own: Any = full.content if isinstance(full, About) else full
-    names, hashes = ([f(node) for node in (light.content, own)] for f in (name_base, lambda node: node.get("base")))
+    return read_companion("sampling.switch.light", switch["light"], own, packages, base)
+
+
+def read_teacher(plain: Mapping[str, Any]) -> About | None:
+    """The run that `method.teacher` of a configuration names, or None. ValueError as for `read_companion`."""
+    teacher = plain["method"].get("teacher")
+    if teacher is None:
+        return None
+    if not isinstance(teacher, str) or not teacher:
+        raise ValueError(f"method.teacher={shown(teacher)}: expected the folder of a run, or null")
+    packages = (*PACKAGES, *plain["packages"])
+    return read_companion("method.teacher", teacher, plain, packages, plain["backbone"].get("weights"))
+
+
+def drop_teacher(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options without the run that taught it, which is of no use to whoever loads what it learnt."""
+    return {k: v for k, v in method.items() if k != "teacher"}
+
+
+def read_companion(
+    option: str, folder: str, own: Mapping[str, Any], packages: Sequence[str], base: str | None = None
+) -> About:
+    """Another run beside one's own. ValueError where it can be seen already that it is of another base or other tasks.
+
+    option: what names it. own: configuration or `adapter.json` of the run that it stands beside.
+    """
+    other = read_about(Path(folder), packages, base, option)
+    names, hashes = ([f(node) for node in (other.content, own)] for f in (name_base, lambda node: node.get("base")))
     if any(all(pair) and pair[0] != pair[1] for pair in (names, hashes)):
         expected = f"expected a run on the same base, {shown(own['backbone'])}"
-        raise ValueError(f"sampling.switch.light={shown(switch['light'])}: is on another base; {expected}")
-    missing = [task for task in own["tasks"] if task not in light.tasks]
+        raise ValueError(f"{option}={shown(folder)}: is on another base; {expected}")
+    missing = [task for task in own["tasks"] if task not in other.tasks]
     if missing:
-        raise ValueError(
-            f"sampling.switch.light={shown(switch['light'])}: was not trained for {missing[0]}, "
-            f"expected one for {', '.join(own['tasks'])}"
-        )
-    return light
+        expected = f"expected one for {', '.join(own['tasks'])}"
+        raise ValueError(f"{option}={shown(folder)}: was not trained for {missing[0]}, {expected}")
+    return other
 
 
 def name_base(content: Mapping[str, Any]) -> dict[str, Any] | None:

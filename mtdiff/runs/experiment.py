@@ -29,7 +29,8 @@ class Experiment:
     untouched: the base beside it, judged too; None: not judged. trivial: answers that need no model, by task and batch.
     trainer: Lightning's arguments. patience: seconds that a logger may take to start and to end. base: reads the base
     model once more, to tell how far training has moved it; None: not told. phases: where the run says how far it is.
-    found: options of tasks that follow from the data. init: what is to be said of the run that it goes on from.
+    found: options of tasks that follow from the data. init, teacher: what is to be said of the run that it goes on
+    from, and of the run that teaches it.
     """
 
     module: MultiTaskModule
@@ -48,11 +49,13 @@ class Experiment:
     base: Callable[[], Backbone] | None = None
     found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     init: Mapping[str, Any] | None = None
+    teacher: Mapping[str, Any] | None = None
 
     def describe_origin(self) -> dict[str, Any]:
-        """For `Result.method_report`: what the run has from its data, and from an earlier run."""
+        """For `Result.method_report`: what the run has from its data, and from earlier runs."""
         told = {} if not self.found else {"task_options": {name: dict(node) for name, node in self.found.items()}}
-        return told if self.init is None else {**told, "init_from": dict(self.init)}
+        runs = {"init_from": self.init, "teacher": self.teacher}
+        return told | {name: dict(run) for name, run in runs.items() if run is not None}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of training, for what runs outside of the Trainer."""

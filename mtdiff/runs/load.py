@@ -11,6 +11,7 @@ are constructed, and nothing in it leads to other files (mtdiff/runs/adapter.py)
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from mtdiff.config.schema import construct
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES
 from mtdiff.files import reason, shown
+from mtdiff.methods.teaching import Teaching
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.model.drawing import Switch
+from mtdiff.model.drawing import Switch, map_tasks
 from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
@@ -36,6 +38,7 @@ from mtdiff.runs.checks import check_levels
 from mtdiff.runs.model import Model
 from mtdiff.runs.sums import join_runs, join_tensors
 from mtdiff.tasks.base import Task
+from mtdiff.types import Condition
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 FLOATS = {"F32", "F16", "BF16"}  # safetensors' names
@@ -148,6 +151,21 @@ def build_light(about: About, base: Backbone) -> Denoiser:
     check_header(about.weights)
     load_adapter(light, about)
     return light.eval()
+
+
+def build_teacher(about: About, base: Backbone, tasks: Sequence[str]) -> Teaching:
+    """What a run predicts, for a network in training that numbers its tasks so. base: untouched."""
+    denoiser = build_light(about, base)
+    if denoiser.method.process is not None:
+        raise ValueError(
+            f"method.teacher={shown(about.path.parent)}: mixes others into pictures, expected one that does not"
+        )
+    ids = map_tasks(tasks, denoiser.tasks)  # (T,)
+
+    def predict(noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return denoiser(noisy, t, replace(condition, task=ids.to(condition.task.device)[condition.task]))
+
+    return Teaching(denoiser.backbone, predict, denoiser.method.layout)
 
 
 def check_device(device: str) -> None:

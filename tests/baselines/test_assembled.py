@@ -1,6 +1,8 @@
 """Assembled networks: what is dropped, the teacher, several kernels; and that without all of it this is fine-tuning."""
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from run_folders import ABOUT
+from safetensors.torch import save_file
 from tiny import TASKS, UNET, inputs, tiny_unet
 from tiny_families import FAMILIES
 from tiny_fits import batch, fit, settings
@@ -23,7 +27,9 @@ from mtdiff.methods.routing import Routing
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter, first_noise
+from mtdiff.runs.adapter import identity, read_about, read_teacher
 from mtdiff.runs.export import export_pipeline
+from mtdiff.runs.load import build_teacher
 from mtdiff.runs.model import Model
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
@@ -31,6 +37,7 @@ from mtdiff.training.module import MultiTaskModule
 
 MIXED = [2, 0, 3, 1, 0]
 DISTIL = {"task": 1.0, "output": 1.0, "feature": 1.0}
+LIGHTER = {"_target_": "baselines.assembled.Assembled", "drop": ["middle"]}
 TWO_LAYERS = {**UNET, "layers_per_block": 2}
 
 
@@ -206,6 +213,92 @@ def test_terms_are_weighed_and_normalised() -> None:
     module.log = lambda *args, **options: None  # type: ignore[method-assign, assignment]
     total = module.add_extra(torch.ones(2), {"a": torch.full((2,), 3.0)})
     assert total.tolist() == [4.0, 4.0]
+
+
+def other_run(tasks: list[str], seed: int = 3) -> Denoiser:
+    """What a finished run of fine-tuning left, with tasks in an order of its own."""
+    torch.manual_seed(seed)
+    return shake(Denoiser(tiny_unet(), Finetune(), tasks))
+
+
+def save_other(folder: Path, denoiser: Denoiser, **changed: Any) -> Path:
+    """A run folder of such a network."""
+    about = {**ABOUT, "method": {"_target_": "baselines.finetune.Finetune"}, "tasks": list(denoiser.tasks), **changed}
+    folder.mkdir()
+    (folder / "adapter.json").write_text(json.dumps(about))
+    tensors = {k: v.contiguous() for k, v in denoiser.adapter().items()}
+    save_file(tensors, folder / "adapter.safetensors", metadata={"about": identity(about)})
+    return folder
+
+
+def test_a_run_teaches_the_tasks_that_it_has_learnt(tmp_path: Path) -> None:
+    """Its prediction is asked for with its own numbers of the tasks; it stays as it was, and outside."""
+    teacher = other_run(list(reversed(TASKS)))
+    about = read_about(save_other(tmp_path / "run", teacher))
+    student = shake(make(tiny_unet(), drop=["middle"], distil={"output": 1.0}, teacher="run"))
+    student.method.teach(student.backbone, tiny_unet, lambda: build_teacher(about, tiny_unet(), TASKS))
+    noisy, t, condition = inputs(student.backbone, MIXED)
+    with torch.no_grad():
+        own = student(noisy, t, condition)
+        taught_by = teacher(noisy, t, replace(condition, task=len(TASKS) - 1 - condition.task))
+        found = student.extra_errors(noisy, t, condition)
+    torch.testing.assert_close(found["distil/output"], (own - taught_by).square().mean((1, 2, 3)))
+    method = student.method
+    assert isinstance(method, Assembled)
+    assert method._teacher is not None
+    inside = {id(p) for p in student.parameters()}
+    assert not inside & {id(p) for p in method._teacher.base.parameters()}
+    assert not any(p.requires_grad for p in method._teacher.base.parameters())
+
+
+def test_a_teacher_that_does_not_fit_gets_one_line(tmp_path: Path) -> None:
+    plain = {
+        "method": {"teacher": str(tmp_path / "run")},
+        "packages": [],
+        **{k: ABOUT[k] for k in ("backbone", "tasks")},
+    }
+    with pytest.raises(ValueError, match=r"\Amethod.teacher=[^\n]*: no such folder, nor a shipped adapter [^\n]*\Z"):
+        read_teacher(plain)
+    run = save_other(tmp_path / "run", other_run(TASKS[:2]), base="0" * 64)
+    with pytest.raises(
+        ValueError, match=rf"\Amethod.teacher=[^\n]*: was not trained for {TASKS[2]}, expected [^\n]*\Z"
+    ):
+        read_teacher(plain)
+    with pytest.raises(ValueError, match=r"\Amethod.teacher=[^\n]*: is on another base; expected [^\n]*\Z"):
+        read_teacher({**plain, "backbone": {**ABOUT["backbone"], "size": 24}})
+    with pytest.raises(ValueError, match=r"\Amethod.teacher=3: expected the folder of a run, or null\Z"):
+        read_teacher({**plain, "method": {"teacher": 3}})
+    with pytest.raises(
+        ValueError, match=r"\A[^\n]*: was trained on the base [^\n]* with weights 000000000000, [^\n]*\Z"
+    ):
+        build_teacher(read_about(run), tiny_unet(), TASKS[:2])
+    about = read_about(save_other(tmp_path / "lighter", make(tiny_unet(), drop=["middle"]), method=LIGHTER))
+    student = make(tiny_unet(), distil={"feature": 1.0}, teacher="lighter")
+    with pytest.raises(
+        ValueError, match=r"\Amethod.teacher: is without mid_block, expected a run that has every [^\n]*\Z"
+    ):
+        student.method.teach(student.backbone, tiny_unet, lambda: build_teacher(about, tiny_unet(), TASKS))
+    with pytest.raises(
+        ValueError, match=r"\Amethod.teacher=x: expected null without method.distil.output or .feature\Z"
+    ):
+        Assembled(distil={"task": 1.0}, teacher="x")
+
+
+# A random start
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_random_start_keeps_the_shape_alone(family: str) -> None:
+    drops = list(FAMILIES[family]().drops())[-1:]
+    plain, drawn = (make(FAMILIES[family](), drop=drops, start=start) for start in ("base", "random"))
+    before, after = plain.backbone.denoiser.state_dict(), drawn.backbone.denoiser.state_dict()
+    assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    moved = [k for k, v in before.items() if v.dim() > 1 and v.any() and not torch.equal(v, after[k])]
+    assert len(moved) > 0.8 * sum(v.dim() > 1 and bool(v.any()) for v in before.values())
+    again = make(FAMILIES[family](), drop=drops, start="random").backbone.denoiser.state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in after.items())
+    assert not drawn.method.equals_base
+    assert make(FAMILIES[family]("meta"), drop=drops, start="random").device.type == "meta"
 
 
 # Several kernels
