@@ -9,6 +9,7 @@ import pytest
 import torch
 from run_folders import ABOUT, picture
 from safetensors.torch import save_file
+from tiny_transformer import architecture
 from whole_runs import SMALL, whole_run
 
 from mtdiff.commands.arguments import split_options
@@ -26,12 +27,20 @@ DATA = [*SMALL, "evaluation.validation_per_task=2"]
 Supernet = tuple[Any, Assembler]
 
 
+TRANSFORMER = {"_target_": "mtdiff.backbones.dit.load", "weights": "random", "size": 16, "tokens": 16}
+TRANSFORMER |= {"architecture": architecture()}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny supernet's run, moved off its start."""
-    folder = tmp_path_factory.mktemp("runs") / "supernet"
+    return save_supernet(tmp_path_factory.mktemp("runs") / "supernet", ABOUT["backbone"])
+
+
+def save_supernet(folder: Path, backbone: dict[str, Any]) -> Path:
     folder.mkdir()
     about = copy.deepcopy(ABOUT) | {"method": {"_target_": "baselines.budgeted.Budgeted", "width": 8}}
+    about["backbone"] = backbone
     (folder / "adapter.json").write_text(json.dumps(about))
     torch.manual_seed(0)
     state = build_denoiser(read_about(folder)).adapter()
@@ -155,6 +164,22 @@ def test_a_network_for_each_limit(
     model = load_run(out)
     assert list(model.tasks) == ["edit"]
     (drawn,) = model("edit", prompt="make it blue", image=picture())
+    assert drawn.size == (16, 16)
+
+
+def test_a_network_from_a_transformer(tmp_path: Path) -> None:
+    """Its blocks and slices go as a U-Net's do; what is left is loaded, drawn with, and runs as ONNX."""
+    run = save_supernet(tmp_path / "run", TRANSFORMER)
+    model = load_run(run)
+    denoiser, assembler = model.painter.denoiser, find_assembler(model.painter.denoiser.backbone.denoiser)
+    assert assembler is not None
+    costs = build((denoiser, assembler), task=2)
+    whole, least = (costs.predict("flops", [on] * len(costs.parts)) for on in (True, False))
+    card = assemble(run, tmp_path / "small", "task=super_resolution", f"flops={(whole + least) / 2}", "candidates=2")
+    assert card["measured"]["flops"] == card["promised"]["flops"] <= card["limit"]["value"]
+    assert 0 < len(card["gone"]) < len(costs.parts)
+    assert (tmp_path / "small" / "denoiser.onnx").exists()
+    (drawn,) = load_run(tmp_path / "small")("super_resolution", image=picture())
     assert drawn.size == (16, 16)
 
 
