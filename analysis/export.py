@@ -1,8 +1,10 @@
 """Run the notebooks and write one self-contained HTML page for each.
 
 python analysis/export.py [results='runs/*/result.json'] [out=report] [only=comparison,pictures] [figures=folder]
+                          [ways=frontier.json] [budgets=budgets.json]
 
 results: a glob pattern, or several with commas between; left out, the committed results. figures: each figure as PDF.
+ways, budgets: what experiments/studies/frontier.py and budgets.py wrote; left out, what belongs to the results.
 """
 
 import os
@@ -15,7 +17,8 @@ from mtdiff.commands.arguments import override_defaults
 from mtdiff.commands.command import run_command
 
 HERE = Path(__file__).resolve().parent
-DEFAULTS = {"results": "", "out": "report", "only": "", "figures": ""}
+DEFAULTS = {"results": "", "out": "report", "only": "", "figures": "", "ways": "", "budgets": ""}
+FILES = {"figures": "MTDIFF_FIGURES", "ways": "MTDIFF_WAYS", "budgets": "MTDIFF_BUDGETS"}
 TIMEOUT = 600  # seconds for a cell
 FENCE = "%reset -f"  # stands between notebooks, which share a kernel but no variable
 PAGE = """<!doctype html>
@@ -85,8 +88,7 @@ def export(options: dict[str, str]) -> Iterator[Path]:
 
     chosen = notebooks(options["only"])
     environment = {"MTDIFF_RESULTS": absolute(options["results"]) if options["results"] else ""}
-    if options["figures"]:
-        environment["MTDIFF_FIGURES"] = os.path.abspath(options["figures"])
+    environment |= {name: os.path.abspath(options[key]) for key, name in FILES.items() if options[key]}
     for name, notebook in execute(chosen, environment).items():
         path = Path(options["out"]) / f"{name}.html"
         write_atomically(path, page(name, notebook, list(chosen)))

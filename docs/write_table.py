@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
+MEASURED = ROOT / "docs" / "measured"
 NAMES = {
     "mtu": "MTU",
     "lora_ffn": "LoRA",
@@ -39,7 +40,7 @@ def find_value(result: dict[str, Any], model: str, task: str, metric: str) -> fl
 
 def mean_kept(method: str) -> float:
     """Mean over seeds of the share of training emoji that runs of the reference study still draw."""
-    rows = json.loads((ROOT / "docs" / "measured" / "forgetting.json").read_text(encoding="utf-8"))["rows"]
+    rows = json.loads((MEASURED / "forgetting.json").read_text(encoding="utf-8"))["rows"]
     names = {f"runs/{path.stem}" for path in (RESULTS / "main").glob(f"{method}-nano-emoji-seed?-*.json")}
     return mean(row["own_emoji"] for name, row in rows.items() if name in names)
 
@@ -74,7 +75,34 @@ def default_lines() -> Iterator[str]:
     yield "```"
 
 
-SECTIONS: dict[str, Callable[[], Iterator[str]]] = {"methods": method_lines, "default": default_lines}
+def faster_lines() -> Iterator[str]:
+    """What the study of ways to draw faster answers; nothing while its file is not there."""
+    from mtdiff.results import ways
+
+    study = ways.read_ways(MEASURED / "frontier.json")
+    if study is not None:
+        yield from (f"Measured: {ways.describe_study(study)}", "", *ways.list_choices(study), "")
+        yield from (ways.describe_aim(study), "", *ways.list_entries(study), "", ways.LEGEND)
+
+
+def budget_lines() -> Iterator[str]:
+    """What the study of budgets answers; nothing while its file is not there."""
+    from mtdiff.results import budget_study as budgets
+
+    study = budgets.read_budget_study(MEASURED / "budgets.json")
+    if study is not None:
+        yield from (f"Measured: {budgets.describe_study(study)}", "", *budgets.list_networks(study), "", budgets.LEGEND)
+        for describe in (budgets.describe_winner, budgets.describe_fewer, budgets.describe_kept):
+            yield from ("", describe(study))
+        yield from ("", budgets.describe_promises(study))
+
+
+SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
+    "methods": method_lines,
+    "default": default_lines,
+    "faster": faster_lines,
+    "budgets": budget_lines,
+}
 
 
 def table_lines(files: str, columns: str) -> Iterator[str]:

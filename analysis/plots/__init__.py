@@ -14,6 +14,7 @@ from .loading import load
 from .pictures import draw_pictures
 from .routers import draw_routers
 from .variants import draw_over_number, show_variants
+from .ways import draw_kept, draw_ways
 
 __all__ = [
     "draw_balancings",
@@ -25,11 +26,13 @@ __all__ = [
     "draw_frontier",
     "draw_further_metrics",
     "draw_gains",
+    "draw_kept",
     "draw_losses",
     "draw_over_budgets",
     "draw_over_number",
     "draw_pictures",
     "draw_routers",
+    "draw_ways",
     "find_best",
     "find_best_experts",
     "find_company",

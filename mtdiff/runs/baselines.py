@@ -139,7 +139,7 @@ def read_rows(path: Path) -> list[Row] | None:
         if errors:
             raise ValueError(f"{path}: {errors[0]}")
     except ValueError as error:
-        log.warning("%s; the baselines are judged anew", error)
+        log.warning("%s; it is judged anew", error)
         return None
     return [build_row(row) for row in content]
 
@@ -148,4 +148,4 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     try:
         write_atomically(path, json.dumps(to_json([asdict(row) for row in rows])) + "\n")
     except OSError as error:
-        log.warning("%s cannot be written (%s); the next run judges the baselines again", path, reason(error))
+        log.warning("%s cannot be written (%s); the same is judged again next time", path, reason(error))

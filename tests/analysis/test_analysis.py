@@ -151,6 +151,28 @@ def test_every_figure_is_drawn_where_there_is_data(invented: dict[str, str]) -> 
     assert "no seed of mtu trained on inpaint alone" in invented["interference"]
 
 
+def test_studies_of_time_are_drawn_where_their_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure and what it answers for each; without a file one sentence that says so."""
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
+    import plots.canvas
+    from little_ways import BUDGETS, WAYS
+
+    shown: list[str] = []
+    monkeypatch.setattr(plots.canvas, "display", lambda html: shown.append(html.data))
+    for name, draw, content, said in (
+        ("WAYS", plots.draw_ways, WAYS, "at 2 or more tasks: good, mixed"),
+        ("BUDGETS", plots.draw_kept, BUDGETS, "uniform: better at 1, worse at 1 of 4"),
+    ):
+        shown.clear()
+        draw(Study([]))
+        assert re.fullmatch(r"<p>No results of experiments/studies/\w+.py are here; [^<]*</p>", shown[0])
+        (tmp_path / name).write_text(json.dumps(content))
+        monkeypatch.setenv(f"MTDIFF_{name}", str(tmp_path / name))
+        draw(Study([]))
+        assert len(Fetches(shown[-1]).pictures) == 1
+        assert said in "".join(shown)
+
+
 def test_notebooks_are_committed_without_outputs() -> None:
     for path in sorted((ROOT / "analysis").glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]

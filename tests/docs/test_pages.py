@@ -1,6 +1,7 @@
 """Pages: every link leads somewhere, every command is understood, and zsh takes it as it stands."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -106,9 +107,27 @@ def test_figures_are_those_of_the_committed_results(page: Path, writer: ModuleTy
     assert writer.write_figures(text) == text
 
 
-def test_every_section_of_figures_stands_in_the_readme(writer: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"<!-- figures: (\w+) -->", text)) == set(writer.SECTIONS)
+def test_every_section_of_figures_stands_on_one_page(writer: ModuleType) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert sorted(re.findall(r"<!-- figures: (\w+) -->", text)) == sorted(writer.SECTIONS)
+
+
+def test_studies_fill_their_pages(writer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once their files are there, and with what they answer; nothing stands there before."""
+    from little_ways import BUDGETS, WAYS
+
+    monkeypatch.setattr(writer, "MEASURED", tmp_path)
+    texts = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("faster", "budgets")}
+    for name, text in texts.items():
+        assert f"<!-- figures: {name} -->\n<!-- end -->" in writer.write_figures(text)
+    (tmp_path / "frontier.json").write_text(json.dumps(WAYS))
+    (tmp_path / "budgets.json").write_text(json.dumps(BUDGETS))
+    written = writer.write_figures(texts["faster"])
+    assert "| 30% | good | 68% | edit | inpaint |" in written
+    assert "At least 1.4 times faster with no sure loss at 2 or more tasks: good, mixed." in written
+    assert writer.write_figures(written) == written
+    written = writer.write_figures(texts["budgets"])
+    assert "| Budgeted at 0.5 | 52% | 60% | 20 MB | 0.300 − ▲ | 0.300 = |" in written
 
 
 def test_an_edited_figure_is_found(writer: ModuleType) -> None:
