@@ -1,15 +1,9 @@
 """A frozen network that teaches the one in training: the untouched base, or what an earlier run made of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from mtdiff.backbones.base import Backbone
-from mtdiff.methods.layout import Layout
-from mtdiff.types import Condition
-
-Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+from mtdiff.methods.layout import Layout, Predict
 
 
 @dataclass(frozen=True, eq=False)
