@@ -12,15 +12,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny import BACKBONES
 
 from mtdiff.backbones.base import Backbone
+from mtdiff.costs import drawing, measure
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+measure.RUN_S = drawing.PICTURE_S = 0.0  # a whole run times one call of each kind, where a user's times up to twenty
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker has files of its own until it steals, so that few fixtures of a file are made by two workers."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Published pipelines as our protocol runs them, on tiny random ones saved in their true format."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from diffusers import (
     UniDiffuserPipeline,
 )
 from diffusers.pipelines.deprecated.unidiffuser import UniDiffuserModel, UniDiffuserTextDecoder
+from forked import run_script
 from tiny import UNET
 from tiny_transformer import TINY_CLIP, TINY_VAE
 from transformers import (
@@ -197,8 +196,7 @@ def test_folders_that_hold_something_else_are_named(saved: Callable[[str], Path]
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    command = [sys.executable, str(ROOT / "experiments" / "published.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_script("experiments/published.py", *arguments)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

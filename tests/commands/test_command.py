@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_script
 
 from mtdiff.commands.build import has_netrc_entry
 from mtdiff.commands.run import list_others
@@ -77,7 +78,7 @@ def test_a_run_prints_where_letters_are_missing(tmp_path: Path) -> None:
     small = ["training.steps=1", "training.batch_size=2", "training.workers=0", "training.sample_every=null"]
     small += ["training.validate_every=null", "evaluation.per_task=2", "evaluation.baselines=false", "sampling.steps=1"]
     small += ["trainer.accelerator=cpu", "tasks=[edit]", "method=ia3", f"run_dir={tmp_path}/run"]
-    done = start("experiments/run.py", *small, place=tmp_path, PYTHONIOENCODING="ascii")
+    done = run_script("experiments/run.py", *small, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).isascii()
     assert "done: " in done.stdout
@@ -91,7 +92,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").touch()
     with hold_alone(tmp_path / "b"):
-        done = start("experiments/run.py", "-m", "run_dir=a,b,c", *small, place=tmp_path)
+        done = run_script("experiments/run.py", "-m", "run_dir=a,b,c", *small, cwd=tmp_path)
     assert "run_dir=a: holds no run but 1 other files, first notes.txt; they stay as they are" in done.stderr
     assert done.returncode == 75, done.stderr
     assert "sweep: 2 of 3 runs are complete\nsweep: exit code 75: " in done.stderr
@@ -100,7 +101,7 @@ def test_a_sweep_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
-    done = start("experiments/run.py", "run_dir=refused", "data.size=63", "tasks=[edit]", place=tmp_path)
+    done = run_script("experiments/run.py", "run_dir=refused", "data.size=63", "tasks=[edit]", cwd=tmp_path)
     assert done.returncode == 2
     assert not (tmp_path / "refused").exists()
     with hold_alone(tmp_path / "kept"):

@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_script
 
 RUN = Path(__file__).parents[2] / "experiments" / "run.py"
 SMALL = ["training.steps=2", "training.batch_size=2", "training.warmup=0", "training.sample_every=null"]
@@ -14,9 +14,7 @@ SMALL += ["sampling.steps=1", "trainer.accelerator=cpu", "progress=false", "task
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RUN), *arguments], capture_output=True, text=True, cwd=folder, check=False
-    )
+    return run_script(RUN, *arguments, cwd=folder)
 
 
 @pytest.mark.parametrize(

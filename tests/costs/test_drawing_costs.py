@@ -76,6 +76,7 @@ def test_the_time_of_a_drawing_is_the_sum_over_its_steps(monkeypatch: pytest.Mon
         return {"median": 10.0 if len(seen) == 1 else 1.0, "p95": 20.0}
 
     monkeypatch.setattr(costs_of_drawing, "measure_latency", measure)
+    monkeypatch.setattr(costs_of_drawing, "PICTURE_S", 20.0)
     found = costs_of_drawing.measure_picture(drawing(inherit=INHERIT), [False, True])
     assert found["picture_ms"] == 2 * 10 + 4 * 1
     assert seen == [(3, 10.0), (3, 10.0)]

@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from forked import run_script
 from little_sets import all_four, captioned, encoded, number, pairs, picture, saved, write_folder
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -418,8 +419,8 @@ def test_the_checker_counts(tmp_path: Path) -> None:
 def test_check_data_says_what_to_mend(tmp_path: Path) -> None:
     folder = captioned(tmp_path / "set", 40)
     (folder / "7.png").write_bytes(b"nonsense")
-    command = [sys.executable, str(ROOT / "experiments" / "check_data.py"), "data=folder", f"data.picture={folder}"]
-    done = subprocess.run([*command, f"out={tmp_path}/check.json"], capture_output=True, text=True, check=False)
+    options = ["data=folder", f"data.picture={folder}", f"out={tmp_path}/check.json"]
+    done = run_script("experiments/check_data.py", *options)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 of 36 rows unreadable" in done.stdout or "unreadable (first: row" in done.stdout
     report = json.loads((tmp_path / "check.json").read_text())
@@ -434,8 +435,7 @@ def test_a_run_on_folders_for_all_four_tasks(tmp_path: Path) -> None:
     options = ["training.steps=2", "training.batch_size=16", "training.workers=1", "evaluation.per_task=2"]
     options += ["evaluation.baselines=false", "evaluation.validation_per_task=1", "sampling.steps=1"]
     options += ["training.sample_every=null", "trainer.accelerator=cpu", "progress=false", f"run_dir={tmp_path}/run"]
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "data=folder", *sets, *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_script("experiments/run.py", "data=folder", *sets, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped (1 so far): not a picture" in done.stderr + done.stdout
     assert "unreadable rows of picture/train were replaced" in done.stdout

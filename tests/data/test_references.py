@@ -40,9 +40,9 @@ def test_no_reference_of_the_whole_set_is_the_picture_itself() -> None:
             image, pool = draw(scene), source.pack.of(split)
             shown = SceneReferences(scene, image, pool, source.pack.styles, draw, 7)
             assert set(shown) == {"object", "style", *(["tone"] if portrait.tone else [])}
-            for name in shown:
-                assert not torch.equal(shown[name].image, image)
-                assert shown[name].words in scene.caption
+            for name, reference in shown.items():
+                assert not torch.equal(reference.image, image)
+                assert reference.words in scene.caption
                 found[name] += 1
     assert found["object"] == found["style"] > found["tone"] > 1000
 

@@ -1,10 +1,7 @@
 """Shards: true WebDataset files, addressed by number wherever they lie; broken ones found before a run."""
 
 import json
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from forked import run_script
 from fsspec.implementations.memory import MemoryFileSystem
 from little_sets import captioned, encoded, number, pairs, picture
 from torch.utils.data import DataLoader
@@ -337,10 +335,8 @@ def test_a_full_disk_while_converting(tmp_path: Path) -> None:
 
 def test_convert_data_from_the_command_line(tmp_path: Path) -> None:
     folder = captioned(tmp_path / "set", 30)
-    command = [sys.executable, str(ROOT / "experiments" / "convert_data.py")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = ["data=folder", f"data.caption={folder}", f"out={tmp_path}/out", "shard_mib=0.005"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=env, check=False)
+    done = run_script("experiments/convert_data.py", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "train 26, validation 2, test 2, unreadable 0" in done.stdout
     mixture = Mixture(TableSource(caption=f"{tmp_path}/out/caption", size=16), [TextToImage()], [1.0])

@@ -2,16 +2,17 @@
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forked import run_script, start_script
 
 from mtdiff.commands.suites import plan_suite
 from mtdiff.runs.suite import Planned
@@ -114,7 +115,7 @@ def test_wandb_sweeps_are_the_suites_runs(name: str, plans: dict[str, list[Plann
 def test_a_mistake_is_one_line_before_the_first_run(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("run: [method=mtu]\n")
     (tmp_path / "twice.yaml").write_text("runs: [method=mtu seed=1, 'method=mtu seed=1,2']\n")
-    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run_script("experiments/run.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     for word in words:
@@ -122,14 +123,9 @@ def test_a_mistake_is_one_line_before_the_first_run(arguments: list[str], words:
     assert not (tmp_path / "runs").exists()
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments/run.py"), *arguments]
-
-
-def start(folder: Path, log: str, *arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    with (folder / log).open("wb") as out:
-        return subprocess.Popen(command(*arguments), cwd=folder, stdout=out, stderr=out, env=environment)
+def start(folder: Path, log: str, *arguments: str) -> BaseProcess:
+    out = folder / log
+    return start_script("experiments/run.py", *arguments, out=out, err=out, cwd=folder)
 
 
 def test_a_stopped_suite_finishes_with_each_run_done_once(tmp_path: Path) -> None:
@@ -140,11 +136,12 @@ def test_a_stopped_suite_finishes_with_each_run_done_once(tmp_path: Path) -> Non
     first = start(tmp_path, "first", *arguments)
     said = ""
     while "[2/4]" not in said:
-        assert first.poll() is None, said
+        assert first.exitcode is None, said
         time.sleep(0.1)
-        said = (tmp_path / "first").read_text()
-    first.send_signal(signal.SIGTERM)
-    assert first.wait(120) == 128 + signal.SIGTERM
+        said = (tmp_path / "first").read_text() if (tmp_path / "first").exists() else ""
+    first.terminate()
+    first.join(120)
+    assert first.exitcode == 128 + signal.SIGTERM
     results = list((tmp_path / "runs").glob("*/result.json"))
     before = {path: path.read_bytes() for path in results if json.loads(path.read_bytes())["status"] == "complete"}
     assert len(before) == 1
@@ -153,7 +150,9 @@ def test_a_stopped_suite_finishes_with_each_run_done_once(tmp_path: Path) -> Non
     (tmp_path / spoilt).mkdir(parents=True)
     (tmp_path / spoilt / "config.yaml").write_text("method: another\n")
     both = [start(tmp_path, name, *arguments) for name in ("second", "third")]
-    assert [process.wait(300) for process in both] == [1, 1]
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [1, 1]
     said = "".join((tmp_path / name).read_text() for name in ("first", "second", "third"))
     done = [line for line in said.splitlines() if line.startswith("done: ")]
     assert len(done) == len(set(done)) == 3, said

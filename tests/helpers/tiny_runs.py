@@ -228,7 +228,7 @@ def trained_by_two(folder: Path, deaths: Mapping[int, tuple[str, str]] | None = 
         started.append(FORKS.Process(target=_work, args=args))
         started[-1].start()
     for rank in sorted(range(2), key=lambda rank: rank not in (deaths or {})):  # who is to die is waited for first
-        started[rank].join(5 if deaths and rank not in deaths else 300)
+        started[rank].join(1 if deaths and rank not in deaths else 300)
         if started[rank].exitcode is None:
             started[rank].kill()
             started[rank].join()

@@ -1,11 +1,10 @@
 """One odd result never ends a report of many: it is left out, and named with the reason."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_script
 from little_study import ODD, TASKS, result
 
 from mtdiff.results.find import find
@@ -54,8 +53,7 @@ def test_commands_go_on(script: str, runs: Path, tmp_path: Path) -> None:
             result(method, 0).save(runs / f"strange-{k}" / "result.json")
     key = "results" if script == "table" else "runs"
     options = [f"{key}={runs}/*/result.json", f"out={tmp_path}/out", *(["study=x"] if script == "collect" else [])]
-    command = [sys.executable, str(ROOT / f"experiments/{script}.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_script(f"experiments/{script}.py", *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     for name in ODD:

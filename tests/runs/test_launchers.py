@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import run_script
 from whole_runs import composed
 
 from mtdiff.errors import ConfigError
@@ -25,9 +27,13 @@ HARMLESS = {
     **{"PMI_RANK": "1", "PMI_SIZE": "2", "PMIX_RANK": "1", "JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
 }
 """All at once: what one process of a launcher has, and what Lightning and we do not look at."""
+ELSEWHERE = {"WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}
 SMALL = ["training.steps=2", "training.batch_size=2", "training.warmup=0", "training.sample_every=null"]
 SMALL += ["training.validate_every=null", "training.workers=0", "evaluation.per_task=2", "evaluation.baselines=false"]
 SMALL += ["sampling.steps=1", "trainer.accelerator=cpu", "progress=false", "method=ia3"]
+
+
+Start = Callable[[Path, dict[str, str]], subprocess.CompletedProcess[str]]
 
 
 def run(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -35,9 +41,13 @@ def run(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
-@pytest.mark.parametrize("environment", [HARMLESS, {"WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}])
-def test_a_run_of_one_process_is_whole(environment: dict[str, str], tmp_path: Path) -> None:
-    done = run(tmp_path / "run", environment)
+def run_forked(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return run_script("experiments/run.py", *SMALL, f"run_dir={folder}", env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(("start", "environment"), [(run, HARMLESS), (run_forked, ELSEWHERE)])
+def test_a_run_of_one_process_is_whole(start: Start, environment: dict[str, str], tmp_path: Path) -> None:
+    done = start(tmp_path / "run", environment)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "complete"
     names = {path.name for path in (tmp_path / "run").iterdir()}

@@ -2,14 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run_script
 from method_cases import CANNOT_FOLD, CASES, NAMES, adapted, base, shake, takes
 from tiny import TASKS
 from wandb.proto.wandb_internal_pb2 import Record
@@ -124,8 +123,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation.validation_per_task=1 evaluation.baselines=false sampling.steps=1 trainer.accelerator=cpu "
         "progress=false logger.wandb=true logger.group=study logger.tags=[mine]"
     )
-    command = [sys.executable, str(ROOT / "experiments/run.py"), f"run_dir={folder}", *options.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_script("experiments/run.py", f"run_dir={folder}", *options.split())
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,10 +74,16 @@ def differences(folder: Path, expected: dict[str, bytes]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has interrupted; whoever damages it takes a copy."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert trained(folder) == 0
-    return ends(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finished: Path) -> dict[str, bytes]:
+    return ends(finished)
 
 
 def test_a_state_holds_all_that_has_one(uninterrupted: dict[str, bytes]) -> None:
@@ -173,10 +180,9 @@ def test_dead_loader_process_is_replaced(uninterrupted: dict[str, bytes], tmp_pa
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
 def test_damaged_checkpoint_gives_way_to_the_one_before(
-    damage: str, uninterrupted: dict[str, bytes], tmp_path: Path
+    damage: str, finished: Path, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    assert trained(run) == 0
+    run = shutil.copytree(finished, tmp_path / "run")
     last, before = list_checkpoints(run / "checkpoints")
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1

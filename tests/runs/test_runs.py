@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from forked import run_script
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import TASKS
@@ -187,8 +187,7 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     picture().save(tmp_path / "in.png")
 
     def call(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "experiments" / script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return run_script(ROOT / "experiments" / script, *arguments)
 
     edit = [f"run={folder}", "task=edit", "prompt=make it blue", f"image={tmp_path}/in.png", f"out={tmp_path}/out.png"]
     done = call("sample.py", *edit)

@@ -2,12 +2,11 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_script
 from PIL import Image
 from run_folders import about_changed, make_run
 from safetensors.torch import load_file
@@ -76,9 +75,8 @@ def test_what_is_left_of_the_base(
 
 
 def test_sample_by_name(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "experiments" / "sample.py"), "run=mtu-nano", "task=text_to_image"]
-    command += ["prompt=noto, robot face", "steps=2", f"out={tmp_path / 'out.png'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    given = ["run=mtu-nano", "task=text_to_image", "prompt=noto, robot face", "steps=2", f"out={tmp_path / 'out.png'}"]
+    done = run_script("experiments/sample.py", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "out.png").size == (64, 64)
 

@@ -3,14 +3,13 @@
 import json
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
+from forked import run_script
 from lightning.pytorch.loggers import CSVLogger
 from little_sets import all_four, picture, write_folder
 from tiny import TASKS, tiny_unet
@@ -255,7 +254,7 @@ def test_a_run_from_its_cache(tmp_path: Path) -> None:
     small = ["evaluation.per_task=2", "evaluation.baselines=false", "training.validate_every=null", "sampling.steps=1"]
     small += ["training.sample_every=null", f"run_dir={tmp_path}/run"]
     said = [
-        subprocess.run([sys.executable, str(ROOT / "experiments" / script), *given], capture_output=True, text=True)
+        run_script(f"experiments/{script}", *given)
         for script, given in (("cache.py", [*options, "keep=all"]), ("run.py", [*options, *small]))
     ]
     assert [done.returncode for done in said] == [0, 0], [done.stdout + done.stderr for done in said]

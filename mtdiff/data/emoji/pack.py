@@ -13,7 +13,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -143,3 +143,9 @@ class Pack:
         picture = self.picture(style, stem)
         kernel = Image.Resampling.HAMMING if side <= picture.width else Image.Resampling.BILINEAR
         return np.array(picture.resize((side, side), kernel))
+
+
+@cache
+def open_pack(styles: tuple[str, ...], tones: bool) -> Pack:
+    """The shipped pack. All sources of a process share it with the pictures that are decoded."""
+    return Pack(styles, tones)

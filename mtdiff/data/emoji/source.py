@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtdiff.data.emoji.changes import KINDS, Change, Plan, changes, list_nameable, plan, words
+from mtdiff.data.emoji.changes import KINDS, Change, Plan, list_nameable
 from mtdiff.data.emoji.compose import Composer, choose
-from mtdiff.data.emoji.edits import Edit, Editor, captions, instructions
+from mtdiff.data.emoji.edits import Edit, Editor
 from mtdiff.data.emoji.maps import draw_labels, draw_order
-from mtdiff.data.emoji.pack import Emoji, Pack, Portrait
+from mtdiff.data.emoji.pack import Emoji, Portrait, open_pack
+from mtdiff.data.emoji.plans import find_known_words, list_portraits, list_texts, plan_edits
 from mtdiff.data.emoji.references import NAMES, SceneReferences
 from mtdiff.data.emoji.scenes import Scene, canonical, draw
 from mtdiff.data.source import Source
@@ -42,9 +43,6 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
     }
 )
 """Default shares of the kinds of edit."""
-EDITS: Mapping[Split, int] = {"validation": 500, "test": 2000}
-"""Edits in an epoch; one of training is long enough for every change to occur."""
-
 MAPS: Mapping[Need, Sequence[int]] = {"labels": (0, 1, 1, 2), "order": (1, 2, 2)}
 """Kinds of record with a map, whose emoji lie over each other; how many there are beside the main one."""
 
@@ -72,7 +70,7 @@ class EmojiSource(Source):
             raise ValueError(f"size={size!r}: expected a whole number of at least 16")
         self._arguments = (size, tuple(styles), tones, scenes, white, plain_tone, dict(edits))
         self.side, self.scenes = size, _share("scenes", scenes)
-        self.pack = Pack(styles, tones)
+        self.pack = open_pack(tuple(styles), tones)
         self.composer = Composer(_share("white", white), _share("plain_tone", plain_tone))
         self.editor = Editor(self.pack, self.composer)
         self.edits = _weights(edits)
@@ -138,12 +136,11 @@ class EmojiSource(Source):
 
     def portraits(self, split: Split) -> list[Portrait]:
         """Every drawing of a split: style x emoji x tone."""
-        return [Portrait(s, e, t) for s in self.pack.styles for e in self.pack.of(split) for t in e.tones]
+        return list_portraits(self.pack, split)
 
     def texts(self, split: Split) -> list[str]:
         """All that a tokenizer should know, each once: captions, their parts, and every instruction filled in."""
-        portraits, found = self.portraits(split), self._plan(split).changes
-        return list(dict.fromkeys([*captions(portraits), *instructions(self.pack, found)]))
+        return list_texts(self.pack, tuple(self.edits.items()), split)
 
     def list_classes(self) -> list[str]:
         """The subcategories of the training emoji."""
@@ -155,21 +152,12 @@ class EmojiSource(Source):
     def _by_stem(self) -> dict[tuple[str, str], Portrait]:
         return {(p.style, p.stem): p for s in SPLITS for p in self.portraits(s)}
 
-    @cached_property
+    @property
     def _known(self) -> frozenset[str]:
-        """Words of the training texts."""
-        return frozenset(w for text in self.texts("train") for w in words(text))
-
-    @cached_property
-    def _plans(self) -> dict[Split, Plan]:
-        return {}
+        return find_known_words(self.pack, tuple(self.edits.items()))
 
     def _plan(self, split: Split) -> Plan:
-        """The epoch of edits of a split, worked out once."""
-        if split not in self._plans:
-            known = () if split == "train" else self._known
-            self._plans[split] = plan(changes(self.pack, split, known), self.edits, EDITS.get(split))
-        return self._plans[split]
+        return plan_edits(self.pack, tuple(self.edits.items()), split)
 
     @cached_property
     def _removable(self) -> list[Emoji]:
