@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from forked import run_script
+from forked import preload, run_script
 
 SCRIPT = """
 import logging, os, sys, warnings
@@ -20,6 +20,7 @@ sys.path, os.environ["LEFT"] = [], "behind"
 
 
 def test_a_fork_is_a_program_of_its_own(tmp_path: Path) -> None:
+    preload()  # some libraries add to the environment when they are imported
     own = {"ONLY": "here", "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     for end in ("", "sys.exit(3)", "sys.exit('a word')", "raise ValueError('broken')"):
         path = tmp_path / "script.py"
