@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -217,13 +218,19 @@ def quote_hint(text: str) -> str:
     return f", here in quotes: {quoted}"
 
 
+@cache
+def read_primary(path: Path) -> dict[str, Any]:
+    """The primary configuration as it stands, before anything is composed. A suite checks every run against it."""
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+
+
 def check_configuration(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration after every check that needs no torch."""
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))  # type: ignore[assignment]
+    own = read_primary(CONFIGS / "config.yaml")
     groups = [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in NO_GROUPS]
     check_shape(plain, {*own, *groups, *SECTIONS} - {"defaults", "hydra"})
     for section, dotted in SECTIONS.items():
