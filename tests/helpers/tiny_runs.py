@@ -47,8 +47,9 @@ from mtdiff.types import Need, Record, Split
 
 FORKS = multiprocessing.get_context("forkserver")
 # Not this file: before Python 3.12.8 a fork server finds only what is installed, and says nothing about the rest.
-# torch loads _dynamo at the first optimiser step.
-FORKS.set_forkserver_preload(["mtdiff.runs.execute", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo"])
+# torch loads _dynamo at the first optimiser step, Lightning omegaconf when it makes a trainer.
+PRELOADED = ["mtdiff.runs.execute", "mtdiff.backbones.sdxl", "baselines.one_pic", "torch._dynamo", "omegaconf"]
+FORKS.set_forkserver_preload(PRELOADED)
 DEFAULT: dict[str, Any] = {"steps": 12, "batch_size": 4, "lr": 1e-2, "accumulate": 2, "warmup": 3, "decay": 0.5}
 DEFAULT |= {"ema_decay": 0.9, "workers": 1, "sample_every": 4, "validate_every": 3, "save_every": 3}
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 2, "save_every": 2, "sample_every": None}
