@@ -5,6 +5,7 @@
     python experiments/run.py tasks={edit:2,denoise:1}              -> two edits to each noisy picture
     python experiments/run.py -m method=mtu,lora_ffn seed=0,1,2
     python experiments/run.py suite=main [training.steps=400 ...]  -> the runs listed in configs/suite/main.yaml
+    python experiments/run.py suite=main,experts                   -> those of several, each run once
 
 A finished run is not run again; an unfinished one goes on from its last checkpoint.
 """
@@ -23,9 +24,9 @@ def answer_trivially(*given: Any, **drawn: Any) -> Any:
 
 def main(arguments: list[str]) -> int | None:
     if any(a.startswith("suite=") for a in arguments):
-        from mtdiff.commands.suites import run_suite
+        from mtdiff.commands.suites import run_suites
 
-        return run_suite(arguments, [sys.executable, __file__])
+        return run_suites(arguments, [sys.executable, __file__])
     import hydra
     from hydra.core.hydra_config import HydraConfig
 

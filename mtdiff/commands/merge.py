@@ -1,6 +1,8 @@
 """Runs merged into one, from the command line: read and checked, then built as a run, merged, judged and kept."""
 
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,22 @@ if TYPE_CHECKING:
 OWN = ("runs", "rule", "scale", "density", "weights", "out", "base", "encoder", "packages")
 VALIDATION = "validation"
 SUM = "sum"
+KEPT = ("data", "metrics", "training", "evaluation", "trainer", "speed", "progress", "report")
+"""Options of trained runs that a merger of them takes too, by the first part of their names."""
+
+
+def keep_settings(overrides: Sequence[str]) -> list[str]:
+    """Of a trained run's options those that say on what, and how, it was trained and is judged."""
+    return [o for o in overrides if o.partition("=")[0].lstrip("+").partition(".")[0] in KEPT]
+
+
+def run_mergers(calls: Iterable[Sequence[str]], script: Path) -> int:
+    """Run merge.py once for each list of its arguments; the exit code of the last that failed, else 0."""
+    code = 0
+    for call in calls:
+        print(" ".join([script.name, *call]), flush=True)
+        code = subprocess.run([sys.executable, str(script), *call], check=False).returncode or code
+    return code
 
 
 def merge_runs(given: Mapping[str, str], overrides: Sequence[str], trivial: "Trivial") -> None:

@@ -34,17 +34,27 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
     return refuse_equal(suite, runs)
 
 
-def run_suite(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run the suite that is named among overrides; the exit code says whether every run is complete.
+def run_suites(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run the suites that are named among overrides, one after another; the exit code says whether every run is complete.
 
-    command: what runs one of them, without its overrides.
+    A later suite may need the runs of an earlier one, so each is planned when its turn comes. command: what runs one of
+    them, without its overrides.
     """
     flags = [a for a in arguments if a.startswith("-")]
     if flags:
         raise ConfigError(f"{flags[0]}: not together with suite=...")
-    names = [a.partition("=")[2] for a in arguments if a.startswith("suite=")]
-    runs = plan_suite(names[-1], [a for a in arguments if not a.startswith("suite=")])
+    named = next(a.partition("=")[2] for a in reversed(arguments) if a.startswith("suite="))
+    overrides = [a for a in arguments if not a.startswith("suite=")]
+    names = named.split(",")
+    for name in names:
+        load(name, CONFIGS / "suite")
+    return max([run_suite(name, overrides, command) for name in names])
+
+
+def run_suite(name: str, overrides: Sequence[str], command: Sequence[str]) -> int:
+    """Run one suite, then write the page over all of its runs."""
+    runs = plan_suite(name, overrides)
     try:
         return run_all(runs, lambda run: [*command, *run.overrides])
     finally:
-        report_runs([run.folder for run in runs if run.report], Path(names[-1]).stem)
+        report_runs([run.folder for run in runs if run.report], Path(name).stem)

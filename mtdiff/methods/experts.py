@@ -28,7 +28,7 @@ Way = Literal["at_once", "by_sample", "by_expert"]
 
 @dataclass(frozen=True)
 class ExpertOptions:
-    """As `MTU` takes them; by_time: the router looks at the time too."""
+    """As `MTU` takes them; by_time: the router looks at the time too; random: no unit starts as the layer's own."""
 
     experts: int
     granularity: float
@@ -37,6 +37,7 @@ class ExpertOptions:
     per_expert_norm: bool
     by_time: bool
     router_width: int
+    random: bool = False
 
 
 class Experts(nn.Module):
@@ -67,6 +68,9 @@ class Experts(nn.Module):
         self.scale = 1 / options.granularity if options.rescale else 1.0
         if self.each * self.experts != self.units:
             take_units(net, self.each * self.experts)
+        if options.random:
+            for layer in ends(net):
+                layer.reset_parameters()
         if options.per_expert_norm:
             projection, _ = ends(net)
             parts = projection.out_features // out.in_features

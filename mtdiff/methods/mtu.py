@@ -46,7 +46,8 @@ class MTU(Method):
     top_k: only the k largest weights, renormalised (the paper's ablation). None: all experts, as published.
     rescale: divide w by G. per_expert_norm: a gain and shift per (task, expert) after the block's own, frozen norm, in
     place of one LayerNorm per task. router_input: what the router looks at. router_rate, norm_rate, input_rate:
-    factors of the learning rate for routers and task embeddings, for task norms, and for input convolutions.
+    factors of the learning rate for routers and task embeddings, for task norms, and for input convolutions. start:
+    experts are slices of the layer, as published, or drawn at random, the control of what slices are worth.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class MTU(Method):
         router_rate: float = 1.0,
         norm_rate: float = 1.0,
         input_rate: float = 1.0,
+        start: Literal["slices", "random"] = "slices",
     ) -> None:
         if experts < 1:
             raise ValueError(f"method.experts={experts}: expected at least 1")
@@ -71,6 +73,8 @@ class MTU(Method):
             raise ValueError(f"method.granularity={granularity}: expected a positive number, or null for 1/experts")
         if router_input not in ("task", "task_timestep"):
             raise ValueError(f"method.router_input={router_input!r}: expected 'task' or 'task_timestep'")
+        if start not in ("slices", "random"):
+            raise ValueError(f"method.start={start!r}: expected 'slices' or 'random'")
         for key, rate in (("router_rate", router_rate), ("norm_rate", norm_rate), ("input_rate", input_rate)):
             if not 0 <= rate < float("inf"):
                 raise ValueError(f"method.{key}={rate}: expected a finite number of at least 0")
@@ -85,12 +89,15 @@ class MTU(Method):
             per_expert_norm,
             router_input == "task_timestep",
             router_width,
+            start == "random",
         )
 
     @property
     def equals_base(self) -> bool:
         """True where the slices cover every hidden unit equally often, and the weights are rescaled and complete."""
         o = self.options
+        if o.random:
+            return False
         cover = o.experts * o.granularity
         complete = o.top_k is None or o.top_k == o.experts
         return (o.rescale or o.granularity == 1) and complete and abs(cover - round(cover)) < 1e-9

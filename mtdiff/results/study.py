@@ -15,6 +15,7 @@ from mtdiff.results.grouping import is_volatile
 from mtdiff.results.protocol import describe_protocol_gap, every_option, find_commonest, protocol
 from mtdiff.results.record import Result, Row
 from mtdiff.results.samples import find_grid
+from mtdiff.results.schema import is_number
 from mtdiff.results.table import Column
 
 RATE = "training.lr"
@@ -101,15 +102,38 @@ def name_broken(runs: Sequence[Run]) -> list[str]:
 def read(patterns: str) -> Study:
     """The largest study among the files that glob patterns find."""
     found = find(patterns)
-    if not found:
-        return Study([], [f"No result fits {patterns}."])
+    return choose_study(found) if found else Study([], [f"No result fits {patterns}."])
+
+
+def choose_study(found: Sequence[Found]) -> Study:
+    """The largest study among files that were found."""
     every, notes = list_runs(found)
     runs, others = split_by_setup(every)
     if others:
         names = "; ".join(f"{run.label}: {describe_difference(run.result, runs[0].result)}" for run in others[:4])
-        more = f"; and {len(others) - 4} more" if len(others) > 4 else ""
-        notes.append(f"Left out, since of another base, data or budget: {names}{more}.")
+        notes.append(f"Left out, since of another base, data or budget: {names}{count_further(others)}.")
+    runs, strangers = split_by_tasks(runs)
+    if strangers:
+        names = "; ".join(run.label for run in strangers[:4])
+        notes.append(f"Left out, since of other tasks: {names}{count_further(strangers)}.")
     return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)], collect_budgets(runs, others))
+
+
+def count_further(runs: Sequence[Run], named: int = 4) -> str:
+    return f"; and {len(runs) - named} more" if len(runs) > named else ""
+
+
+def split_by_tasks(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of no other tasks than those that most complete runs learn together, and the others.
+
+    Of sets of tasks that are as frequent the largest counts. All runs, where none learns several tasks.
+    """
+    joint = Counter(frozenset(r.result.tasks) for r in runs if r.result.status == "complete" and len(r.result.tasks) > 1)
+    if not joint:
+        return list(runs), []
+    scope = max(joint, key=lambda tasks: (joint[tasks], len(tasks)))
+    inside, outside = ([r for r in runs if scope.issuperset(r.result.tasks) is kept] for kept in (True, False))
+    return inside, outside
 
 
 def collect_budgets(runs: Sequence[Run], others: Sequence[Run]) -> dict[int, Study]:
@@ -141,6 +165,9 @@ def setup(result: Result) -> dict[str, Any]:
     weights = result.config.get("weights") or {}
     shares = [weights.get(task, 1) for task in result.tasks]
     seen = training.get("steps", 0) * per_step * shares[0] / sum(shares) if shares else 0
+    if result.parts:  # a merger was not trained; its parts were
+        counts = [part.get("samples_seen") for part in result.parts]
+        seen = sum(n for n in counts if is_number(n)) / max(1, len(result.tasks))
     return {"backbone": result.backbone, "data": result.data, **kept, EXAMPLES: round(seen)}
 
 

@@ -116,9 +116,15 @@ def execute_merge(
     merge_adapters(run.module.denoiser, start, parts, rule)
     seconds = {"merge": round(time.monotonic() - merging, 3), "choose": round(merging - began, 3)}
     report = {**vars(rule), "validation": {str(k): v for k, v in tried.items()}, "seconds": seconds}
+    report["memory_mb"] = count_megabytes([start, *(part.tensors for part in parts)])
     result = count_parts(result, parts, rule.weights(len(parts)))
     found = build_report(run, save_adapter(run, about))
     return conclude(run, result, {**found, "merge": report})
+
+
+def count_megabytes(adapters: Sequence[Mapping[str, Tensor]]) -> float:
+    """Of the tensors that are held at once while adapters are merged."""
+    return round(sum(tensor.nbytes for adapter in adapters for tensor in adapter.values()) / 1e6, 3)
 
 
 def count_parts(result: Result, parts: Sequence[Part], weights: Sequence[float]) -> Result:

@@ -81,7 +81,8 @@ def load(name: str, folder: Path) -> Suite:
         raise ConfigError(f"suite {path.stem}, equal_budget={equal}: expected true or false")
     own = [words(f"suite {path.stem}, runs[{i}]", line) for i, line in enumerate(lines)]
     keys = {key(override) for line in own for override in line}
-    compared = frozenset(name for name in keys if not name.startswith("evaluation."))  # how runs are judged is free
+    free = ("evaluation.", "seed")  # how runs are judged, and which of their seeds are run
+    compared = frozenset(name for name in keys if not name.startswith(free))
     return Suite(path.stem, [[*drop_replaced(common, line), *line] for line in own], equal, compared)
 
 

@@ -55,12 +55,12 @@ def agent_calls(sweep: dict[str, Any]) -> list[list[str]]:
 
 def test_suites_have_the_runs_that_the_study_needs(plans: dict[str, list[Planned]]) -> None:
     assert {name: len(runs) for name, runs in plans.items()} == {
-        "main": 30,
+        "main": 44,
         "experts": 27,
         "task_subsets": 33,
         "lora_rank": 15,
         "dtr": 15,
-        "balancing": 30,
+        "balancing": 24,
     }
     assert {p.stem for p in (ROOT / "experiments/configs/suite").glob("*.yaml")} >= set(NAMES)
 
@@ -171,15 +171,42 @@ def said_folders(folder: Path, arguments: list[str]) -> list[str]:
     return done.stdout.split()
 
 
+def read_options(run: Planned) -> dict[str, str]:
+    return dict(o.split("=", 1) for o in run.overrides)
+
+
 def test_studies_of_more_tasks_see_the_same_examples_of_each() -> None:
     """Two, four, seven and ten tasks; and one model for each of four tasks beside joint ones."""
     runs = plan_suite("tasks", ["training.steps=480"])
-    assert len(runs) == 60
     steps: dict[int, set[int]] = {}
-    for run in runs:
-        options = dict(o.split("=", 1) for o in run.overrides)
+    for options in map(read_options, runs):
         steps.setdefault(options["tasks"].count(",") + 1, set()).add(int(options["training.steps"]))
     assert steps == {2: {240}, 4: {480}, 7: {840}, 10: {1200}}
-    parts = plan_suite("merging", ["training.steps=480"])
-    counts = [sum("," in o for o in run.overrides if o.startswith("tasks=")) for run in parts]
-    assert (len(counts), sum(counts)) == (48, 12)
+    parts = [read_options(run).get("tasks", "a,b") for run in plan_suite("merging", ["training.steps=480"])]
+    assert (len(parts), sum("," in tasks for tasks in parts)) == (48, 12)
+
+
+STUDIES = ["main", "experts", "dtr", "balancing", "task_subsets", "lora_rank", "merging", "tasks", "examples"]
+SHARED = 28
+"""Runs of one seed that stand in an earlier suite already."""
+
+
+def describe_run(run: Planned) -> tuple[str, ...]:
+    """What a run is, without options at their defaults and without the trivial answers that are judged beside it."""
+    options = read_options(run)
+    method = yaml.safe_load((ROOT / f"experiments/configs/method/{options['method']}.yaml").read_text())
+    known = {f"method.{name}": value for name, value in method.items()}
+    known |= {"tasks": ["text_to_image", "edit", "super_resolution", "inpaint"], "balancing": "uniform"}
+    plain = {name: yaml.safe_load(value.replace(",", ", ")) for name, value in options.items()}
+    kept = {k: v for k, v in plain.items() if k not in ("evaluation.baselines", "logger.group") and known.get(k) != v}
+    return tuple(sorted(f"{name}={value}" for name, value in kept.items()))
+
+
+def test_what_two_suites_share_is_trained_once() -> None:
+    """Nothing but the trivial answers that are judged beside it tells two runs of the studies apart: those share one."""
+    folders: dict[tuple[str, ...], set[Path]] = {}
+    plans = [run for name in STUDIES for run in plan_suite(name, ["seed=0"])]
+    for run in plans:
+        folders.setdefault(describe_run(run), set()).add(run.folder)
+    assert [what for what, found in folders.items() if len(found) > 1] == []
+    assert len({run.folder for run in plans}) == len(folders) == len(plans) - SHARED

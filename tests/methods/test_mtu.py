@@ -293,3 +293,18 @@ def test_gradient_of_a_task_alone(tiny_unet: Backbone) -> None:
     denoiser(noisy, t, condition).sum().backward()
     rows = denoiser.method.task_parameters(tiny_unet)
     assert all(p.grad is not None and p.grad[1].any() and not p.grad[[0, 2, 3]].any() for p in rows)
+
+
+def test_experts_may_start_at_random(tiny_unet: Backbone) -> None:
+    """The control of slices: nothing of the layer's own weights is left, the shapes are the same, all else is kept."""
+    ff = feed_forward()
+    slices, control = upcycled(ff), upcycled(ff, start="random")
+    for name, parameter in slices.named_parameters():
+        own = dict(control.named_parameters())[name]
+        assert own.shape == parameter.shape
+        kept = name.startswith("router")
+        assert kept or not torch.isclose(own, parameter).any(), name
+    assert MTU().equals_base
+    assert not MTU(start="random").equals_base
+    with pytest.raises(ValueError, match="method.start='noise': expected 'slices' or 'random'"):
+        MTU(start="noise")  # type: ignore[arg-type]
