@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtdiff.results.find import Found
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -97,12 +100,66 @@ def budget_lines() -> Iterator[str]:
         yield from ("", budgets.describe_promises(study))
 
 
+def find_committed(folder: str = "**") -> list["Found"]:
+    """Result files below a folder of the committed results."""
+    from mtdiff.results.find import find
+
+    return find(str(RESULTS / folder / "*.json"))
+
+
+def claim_lines() -> Iterator[str]:
+    from mtdiff.results.questions.claims import list_claim_lines
+    from mtdiff.results.study import list_runs
+
+    return list_claim_lines(list_runs(find_committed())[0])
+
+
+def joint_lines() -> Iterator[str]:
+    from mtdiff.results.questions.joint import list_joint_lines
+
+    yield from list_joint_lines([one.result for one in find_committed("joint*") if one.result is not None])
+    yield from sheet_lines("joint", "Joint drawings: a row for what is known, a column for each test example")
+
+
+def reference_lines() -> Iterator[str]:
+    from mtdiff.results.questions.references import list_reference_lines
+
+    yield from list_reference_lines([one.result for one in find_committed("emma") if one.result is not None])
+    yield from sheet_lines("references", "Drawings: a row for each text, a column for each set of reference pictures")
+
+
+def company_lines() -> Iterator[str]:
+    from mtdiff.results.questions.company import list_company_lines
+    from mtdiff.results.study import list_runs
+
+    return list_company_lines(list_runs(find_committed())[0])
+
+
+def merged_lines() -> Iterator[str]:
+    from mtdiff.results.questions.company import list_merged_lines
+    from mtdiff.results.study import choose_study
+
+    return list_merged_lines(choose_study(find_committed()))
+
+
+def sheet_lines(name: str, description: str) -> Iterator[str]:
+    """The picture sheet of a page, where one is drawn."""
+    if (ROOT / "docs" / f"{name}.webp").exists():
+        yield f"![{description}]({name}.webp)"
+
+
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "methods": method_lines,
     "default": default_lines,
     "faster": faster_lines,
     "budgets": budget_lines,
+    "claims": claim_lines,
+    "joint": joint_lines,
+    "references": reference_lines,
+    "company": company_lines,
+    "merged": merged_lines,
 }
+"""By the name that a page gives. What has no results yet gives no line, or says which study is missing."""
 
 
 def table_lines(files: str, columns: str) -> Iterator[str]:
@@ -130,9 +187,15 @@ def write_figures(text: str) -> str:
     return re.sub(r"<!-- (figures|table): ([^>]+?) -->\n.*?<!-- end -->", write_section, text, flags=re.DOTALL)
 
 
-if __name__ == "__main__":
+def write_pages() -> Iterator[Path]:
+    """Write every page anew, and yield those that changed."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         before = page.read_text(encoding="utf-8")
         if (after := write_figures(before)) != before:
             page.write_text(after, encoding="utf-8")
-            print(page.relative_to(ROOT))
+            yield page.relative_to(ROOT)
+
+
+if __name__ == "__main__":
+    for changed in write_pages():
+        print(changed)

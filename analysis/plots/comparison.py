@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from mtdiff.results.render import STYLE, html_by_task
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
-from mtdiff.results.table import Cell, Column, Line, keep_columns
+from mtdiff.results.table import Cell, Column, Line, Table, keep_columns
 from mtdiff.results.variants import methods, options, select_ablation
 
 from .canvas import draw_point, make_panels, say, show_figure, style_line, title_column
@@ -28,8 +28,12 @@ def show_table(study: Study, columns: Sequence[Column] | None = None) -> None:
         say("No results, so there is no table.")
         return
     made = summarise(study.results)
-    body = html_by_task(made if columns is None else keep_columns(made, [c for c in columns if c in made.columns]))
-    display(HTML(f"<style>{STYLE}{NARROW}</style>{body}"))
+    show_made(made if columns is None else keep_columns(made, [c for c in columns if c in made.columns]))
+
+
+def show_made(table: Table) -> None:
+    """A table as narrow ones, one a task."""
+    display(HTML(f"<style>{STYLE}{NARROW}</style>{html_by_task(table)}"))
 
 
 def draw_forest(study: Study, columns: Sequence[Column] | None = None, name: str = "comparison") -> None:

@@ -1,11 +1,13 @@
 """What each notebook found, in one sentence made of the results themselves: other results, another sentence."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
 from mtdiff.results.changes import find_yardstick, list_changes
 from mtdiff.results.frontier import find_undominated
+from mtdiff.results.questions.claims import CLAIMS, choose_judged
 from mtdiff.results.study import Study
 from mtdiff.results.summary import summarise
 from mtdiff.results.table import Column, Table
@@ -85,6 +87,14 @@ def find_movers(study: Study) -> str:
         known = {name: value for name, value in means.items() if value == value}
         told += [f"{max(known, key=lambda name: known[name])} under {method}"] if known else []
     return f"What moves most is {join_names(told)}." if told else NOTHING
+
+
+def find_answers(study: Study) -> str:
+    """How many claims hold, fail and stay open."""
+    chosen, judged = choose_judged(study.every)
+    verdicts = Counter(claim.judge(chosen, judged).verdict for claim in CLAIMS)
+    told = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    return f"Of {len(CLAIMS)} claims: {told}."
 
 
 def find_company(study: Study) -> str:

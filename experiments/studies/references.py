@@ -2,8 +2,8 @@
 
     python experiments/studies/references.py [training.steps=480 ...]
 
-Options are those of run.py, for all runs. Of every seed the modules of EMMA as published are added up, object with style
-and all three, into runs/sum-<names>-seed<seed>. What is complete is not done again.
+Options are those of run.py, for all runs. Of every seed the modules of EMMA as published are added up, object with
+style and all three, into runs/sum-<names>-seed<seed>. What is complete is not done again.
 """
 
 import sys

@@ -35,7 +35,7 @@ def plan_suite(name: str, overrides: Sequence[str]) -> list[Planned]:
 
 
 def run_suites(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run the suites that are named among overrides, one after another; the exit code says whether every run is complete.
+    """Run the suites named among overrides, one after another; the exit code says whether every run is complete.
 
     A later suite may need the runs of an earlier one, so each is planned when its turn comes. command: what runs one of
     them, without its overrides.

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mtdiff.files import shown, write_atomically
 from mtdiff.results.find import Found, find
-from mtdiff.results.record import Result
+from mtdiff.results.record import RUN, Result, Row
 from mtdiff.results.samples import find_grid, read_grid
 
+UNTESTED = ("psnr", "ssim", "pixel_accuracy")
+"""Beginnings of the metrics whose scores a thinned result leaves out; their means and intervals stay."""
 QUALITY = 50  # of WebP: a tenth of the PNG's bytes for the study's pictures of seed 0
 
 
@@ -37,17 +39,22 @@ def report_left_out(path: Path, why: str | None) -> None:
     print(f"collect.py: left out: {shown(path, 300)}: {shown(why, 300)}", file=sys.stderr)
 
 
-def collect_runs(runs: str, folder: Path, *, pictures: bool, seeds: Collection[int]) -> Iterator[Path]:
+def collect_runs(
+    runs: str, folder: Path, *, pictures: bool, seeds: Collection[int], thin: bool = False
+) -> Iterator[Path]:
     """Write the complete runs that a glob pattern finds into `folder`, and yield the files written.
 
-    pictures: their sample grids too, of runs with one of the `seeds`, of all runs where none is named.
+    pictures: their sample grids too, of runs with one of the `seeds`, of all runs where none is named. thin: as
+    `thin_result` says.
     """
     found = find(runs)
     if not found:
         raise ValueError(f"runs={runs}: no such file")
+    known: set[Row] = set()
     for name, one in choose_complete(found).items():
         assert one.result is not None
-        strip_place(one.result).save(folder / f"{name}.json")
+        result = strip_place(one.result)
+        (thin_result(result, known) if thin else result).save(folder / f"{name}.json")
         yield folder / f"{name}.json"
         if pictures and (not seeds or one.result.seed in seeds):
             yield from copy_pictures(one, folder / name)
@@ -57,6 +64,23 @@ def strip_place(result: Result) -> Result:
     """Without the folder of a machine: `run_dir` keeps its last part."""
     place = result.config.get("run_dir")
     return result if place is None else replace(result, config={**result.config, "run_dir": Path(place).name})
+
+
+def thin_result(result: Result, known: set[Row]) -> Result:
+    """A result of many that lie together: without the scores that no test is made with, those left to four digits, and
+    without references that are in `known` already. What it adds itself goes there."""
+    kept = []
+    for row in result.rows:
+        if row.model == RUN or row not in known:
+            kept.append(row)
+            known.update([row] if row.model != RUN else [])
+    return replace(result, rows=[thin_scores(row) for row in kept])
+
+
+def thin_scores(row: Row) -> Row:
+    if row.values is None or row.metric.startswith(UNTESTED):
+        return replace(row, values=None)
+    return replace(row, values=tuple(None if v is None else float(f"{v:.4g}") for v in row.values))
 
 
 def copy_pictures(one: Found, target: Path) -> Iterator[Path]:

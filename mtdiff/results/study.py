@@ -44,11 +44,13 @@ class Study:
     """runs: complete ones and those that broke, of one budget, each once. notes: what is missing, one sentence each.
 
     budgets: the same comparison at every number of examples of a task that there is, its own among them, rising.
+    every: all runs that were read, of any base, tasks and budget, for questions that need others.
     """
 
     runs: Sequence[Run]
     notes: Sequence[str] = ()
     budgets: Mapping[int, "Study"] = field(default_factory=dict, repr=False)
+    every: Sequence[Run] = field(default=(), repr=False)
 
     @property
     def results(self) -> list[Result]:
@@ -116,7 +118,7 @@ def choose_study(found: Sequence[Found]) -> Study:
     if strangers:
         names = "; ".join(run.label for run in strangers[:4])
         notes.append(f"Left out, since of other tasks: {names}{count_further(strangers)}.")
-    return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)], collect_budgets(runs, others))
+    return Study(blank_odd_rows(runs), [*notes, *name_broken(runs)], collect_budgets(runs, others), every)
 
 
 def count_further(runs: Sequence[Run], named: int = 4) -> str:
@@ -124,14 +126,18 @@ def count_further(runs: Sequence[Run], named: int = 4) -> str:
 
 
 def split_by_tasks(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of no other tasks than those that most complete runs learn together, and the others.
+    """The runs of no other tasks than those that most methods learn together, and the others.
 
-    Of sets of tasks that are as frequent the largest counts. All runs, where none learns several tasks.
+    Where as many learn several sets of tasks, that of most complete runs counts, then the largest. All runs, where none
+    learns several tasks.
     """
-    joint = Counter(frozenset(r.result.tasks) for r in runs if r.result.status == "complete" and len(r.result.tasks) > 1)
-    if not joint:
+    found: dict[frozenset[str], list[str]] = defaultdict(list)  # the method of each run
+    for result in (run.result for run in runs):
+        if result.status == "complete" and len(result.tasks) > 1:
+            found[frozenset(result.tasks)].append(result.method)
+    if not found:
         return list(runs), []
-    scope = max(joint, key=lambda tasks: (joint[tasks], len(tasks)))
+    scope = max(found, key=lambda tasks: (len(set(found[tasks])), len(found[tasks]), len(tasks)))
     inside, outside = ([r for r in runs if scope.issuperset(r.result.tasks) is kept] for kept in (True, False))
     return inside, outside
 

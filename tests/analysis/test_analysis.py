@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures", "budgets"]
+NAMES = ["comparison", "frontier", "experts", "routers", "deviation", "interference", "pictures", "budgets", "studies"]
 
 
 def command(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -141,6 +141,7 @@ def test_every_figure_is_drawn_where_there_is_data(invented: dict[str, str]) -> 
         "interference": 5,
         "pictures": 4,
         "budgets": 1,
+        "studies": 0,
     }
     for page in invented.values():
         assert "Left blank: broken/result.json: not JSON" in page

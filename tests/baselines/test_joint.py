@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import draw_sheets
 import pytest
 import sample
 import torch
@@ -439,3 +440,25 @@ def test_masked_pictures_have_the_share_asked_for(share: float) -> None:
     shares = [float(stream.example(n, 0).mask.mean()) for n in range(12)]
     assert sum(shares) / len(shares) == pytest.approx(share, rel=0.2)
     assert max(shares) < 1.3 * share
+
+
+def test_a_sheet_shows_what_is_known_and_drawn(finished: Path, tmp_path: Path) -> None:
+    """Two columns: rows of pictures that are held are those pictures, others differ, and labels are written."""
+    model = load_run(finished)
+    examples = draw_sheets.read_examples(model, "joint_masked", 2)
+    rows = dict(draw_sheets.list_masked_rows(model, examples))
+    assert list(rows) == [
+        *("picture", "masked: given", "... restored", "picture given: masked", "nothing given", "... and its masked"),
+    ]
+    assert all(one.picture is not None for tiles in rows.values() for one in tiles)
+    assert rows["picture"][0].text == examples[0].prompt
+    told = dict(draw_sheets.list_label_rows(model, draw_sheets.read_examples(model, "joint_label", 2)))
+    classes = model.tasks["joint_label"].classes  # type: ignore[attr-defined]
+    assert all(one.text for one in told["... label told"])
+    assert all(one.text in classes for one in told["label given"])
+    path = draw_sheets.save_sheet("joint", [str(finished)], 2, tmp_path / "sheet.webp")
+    with Image.open(path) as sheet:
+        assert sheet.size == (150 + 2 * 92 - 4, 9 * 105)
+    assert (
+        path.read_bytes() == draw_sheets.save_sheet("joint", [str(finished)], 2, tmp_path / "again.webp").read_bytes()
+    )

@@ -203,7 +203,7 @@ def describe_run(run: Planned) -> tuple[str, ...]:
 
 
 def test_what_two_suites_share_is_trained_once() -> None:
-    """Nothing but the trivial answers that are judged beside it tells two runs of the studies apart: those share one."""
+    """No two runs of the studies differ in nothing but the trivial answers that are judged beside them."""
     folders: dict[tuple[str, ...], set[Path]] = {}
     plans = [run for name in STUDIES for run in plan_suite(name, ["seed=0"])]
     for run in plans:

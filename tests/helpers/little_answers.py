@@ -1,10 +1,11 @@
-"""Invented results of the studies that ask one question each: every score is a level, an example's own part, and noise."""
+"""Invented results of the studies that ask one question each: a score is a level, an example's own part, and noise."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mtdiff.results.questions.joint import LEVELS, SHARES
 from mtdiff.results.record import Direction, Result, Row
 
 EXAMPLES = 12
@@ -82,3 +83,49 @@ def answer(
         params={"trainable": 1000, "total": 10_000, "total_for_all_tasks": 10_000},
         **{"rows": rows, "cost": cost, **fields},
     )
+
+
+SHARED: Metrics = {
+    "joint_masked": {
+        "lpips_alex": "lower",
+        "psnr": "higher",
+        **{f"lpips_alex_masked_{share}": "lower" for share in SHARES},  # type: ignore[dict-item]
+    },
+    "joint_label": {
+        "clip_score_embedded": "higher",
+        "label_accuracy": "higher",
+        **{f"label_accuracy_at_{level}": "higher" for level in LEVELS},  # type: ignore[dict-item]
+    },
+}
+BOTH = ("joint_masked", "joint_label")
+
+
+def make_joint() -> list[Result]:
+    """Every setting of joint generation in every phase, and MTU; the later ones are better."""
+    made = []
+    for s in range(3):
+        for k, (picture, label) in enumerate((("U", "M"), ("X", "M"), ("X", "E"))):
+            own: dict[str, Any] = {"options": {"picture": picture, "label": label}, "metrics": SHARED}
+            made.append(answer("joint", s, BOTH, 0.1 * k, base=-0.1 if k == 1 else None, **own))
+            for task in BOTH:
+                made.append(answer("joint", s, [task], 0.1 * k + 0.05, config={"init_from": "runs/a"}, **own))
+        made += [answer("joint", s, [task], 0.15, {"picture": "X", "label": "M"}, SHARED) for task in BOTH]
+        made.append(answer("mtu", s, ["joint_masked"], 0.4, metrics=SHARED))
+    return made
+
+
+REFERENCE: Metrics = {
+    "reference": {
+        "own_of_200_embedded": "higher",
+        "style_accuracy_embedded": "higher",
+        "clip_image_similarity_embedded": "higher",
+        "clip_score_embedded": "higher",
+    }
+}
+
+
+def make_emma(method: str, seed: int, names: Sequence[str], gain: float, **fields: Any) -> Result:
+    """A run on reference pictures of these names."""
+    shown = {"task": {"reference": {"reference": list(names)}}}
+    options = {"references": list(names), **fields.pop("options", {})}
+    return answer(method, seed, ["reference"], gain, options, REFERENCE, config=shown, **fields)

@@ -306,5 +306,5 @@ def test_experts_may_start_at_random(tiny_unet: Backbone) -> None:
         assert kept or not torch.isclose(own, parameter).any(), name
     assert MTU().equals_base
     assert not MTU(start="random").equals_base
-    with pytest.raises(ValueError, match="method.start='noise': expected 'slices' or 'random'"):
+    with pytest.raises(ValueError, match=r"method\.start='noise': expected 'slices' or 'random'"):
         MTU(start="noise")  # type: ignore[arg-type]

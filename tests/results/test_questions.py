@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from little_answers import FOUR, PLAIN, Metrics, answer
+from little_answers import FOUR, PLAIN, answer, make_emma, make_joint
 
 from mtdiff.results.find import Found, find
 from mtdiff.results.intervals import Interval
 from mtdiff.results.questions import claims, company, joint, references
 from mtdiff.results.questions.compare import join_verdicts, judge_interval
 from mtdiff.results.record import Result
-from mtdiff.results.study import choose_study, list_runs
+from mtdiff.results.study import Run, choose_study, list_runs
 
 SEEDS = (0, 1, 2)
 
 
 def as_found(results: Sequence[Result]) -> list[Found]:
     return [Found(Path(f"{i}/result.json"), one) for i, one in enumerate(results)]
+
+
+def as_runs(results: Sequence[Result]) -> list[Run]:
+    return list_runs(as_found(results))[0]
 
 
 def judge(results: Sequence[Result]) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def test_a_claim_names_the_suites_that_it_lacks() -> None:
 
 
 def test_variants_are_not_taken_for_the_method() -> None:
-    """Runs of the control, of pairs of tasks and of another loss stand beside those of the method, and are told apart."""
+    """Runs of the control, of pairs of tasks and of another loss lie beside those of the method."""
     made = [answer("mtu", s, gain=0.1) for s in SEEDS] + [answer("mtu", s, ["edit", "inpaint"], 0.3) for s in SEEDS]
     made += [answer("mtu", s, options={"start": "random"}) for s in SEEDS]
     made += [answer("dtr", s) for s in SEEDS] + [answer("dtr", s, gain=-0.1, options={"random": True}) for s in SEEDS]
@@ -112,44 +116,17 @@ def test_deviation_and_sizes_and_costs() -> None:
 
 def test_the_table_of_claims_says_what_a_tie_could_hide() -> None:
     made = [answer("mtu", s) for s in SEEDS] + [answer("mtu", s, options={"experts": 1}) for s in SEEDS]
-    lines = list(claims.list_claim_lines(as_found(made)))
+    lines = list(claims.list_claim_lines(as_runs(made)))
     assert len(lines) == 2 + len(claims.CLAIMS)
     (experts,) = [line for line in lines if line.startswith("| Four experts")]
     assert "**undecided at this size**" in experts
     assert re.search(r"edit directional_similarity_embedded: [+-].* 3 seeds; \S+ would be found", experts)
     assert any("needs `suite=dtr_dit`" in line for line in lines)
     few = [replace(one, config={**one.config, "evaluation": {"per_task": 64}}) for one in made]
-    assert all("**not run**" in line for line in list(claims.list_claim_lines(as_found(few)))[2:])
+    assert all("**not run**" in line for line in list(claims.list_claim_lines(as_runs(few)))[2:])
 
 
 # Joint generation
-
-SHARED: Metrics = {
-    "joint_masked": {
-        "lpips_alex": "lower",
-        "psnr": "higher",
-        **{f"lpips_alex_masked_{share}": "lower" for share in joint.SHARES},  # type: ignore[dict-item]
-    },
-    "joint_label": {
-        "clip_score_embedded": "higher",
-        "label_accuracy": "higher",
-        **{f"label_accuracy_at_{level}": "higher" for level in joint.LEVELS},  # type: ignore[dict-item]
-    },
-}
-BOTH = ("joint_masked", "joint_label")
-
-
-def make_joint() -> list[Result]:
-    made = []
-    for s in SEEDS:
-        for k, (picture, label) in enumerate((("U", "M"), ("X", "M"), ("X", "E"))):
-            own: dict[str, Any] = {"options": {"picture": picture, "label": label}, "metrics": SHARED}
-            made.append(answer("joint", s, BOTH, 0.1 * k, base=-0.1 if k == 1 else None, **own))
-            for task in BOTH:
-                made.append(answer("joint", s, [task], 0.1 * k + 0.05, config={"init_from": "runs/a"}, **own))
-        made += [answer("joint", s, [task], 0.15, {"picture": "X", "label": "M"}, SHARED) for task in BOTH]
-        made.append(answer("mtu", s, ["joint_masked"], 0.4, metrics=SHARED))
-    return made
 
 
 def test_joint_settings_stand_beside_the_paper() -> None:
@@ -177,21 +154,6 @@ def test_joint_settings_stand_beside_the_paper() -> None:
 
 
 # Reference pictures
-
-REFERENCE: Metrics = {
-    "reference": {
-        "own_of_200_embedded": "higher",
-        "style_accuracy_embedded": "higher",
-        "clip_image_similarity_embedded": "higher",
-        "clip_score_embedded": "higher",
-    }
-}
-
-
-def make_emma(method: str, seed: int, names: Sequence[str], gain: float, **fields: Any) -> Result:
-    shown = {"task": {"reference": {"reference": list(names)}}}
-    options = {"references": list(names), **fields.pop("options", {})}
-    return answer(method, seed, ["reference"], gain, options, REFERENCE, config=shown, **fields)
 
 
 def test_a_sum_keeps_a_share_of_each_gain() -> None:
@@ -283,7 +245,7 @@ def test_committed_results_are_understood() -> None:
     found = find(str(Path(__file__).parents[2] / "experiments/results/**/*.json"))
     runs, _ = list_runs(found)
     results = [run.result for run in runs]
-    lines = [*claims.list_claim_lines(found), *joint.list_joint_lines(results), *company.list_company_lines(runs)]
+    lines = [*claims.list_claim_lines(runs), *joint.list_joint_lines(results), *company.list_company_lines(runs)]
     lines += [*references.list_reference_lines(results), *company.list_merged_lines(choose_study(found))]
     assert len(lines) >= len(claims.CLAIMS)
     assert not any("nan" in line.split() for line in lines)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import draw_sheets
 import pytest
 import torch
 from PIL import Image
@@ -183,3 +184,12 @@ def test_an_encoder_of_others_is_named_by_the_caller(runs: dict[str, Path], tmp_
 def test_a_method_whose_references_no_task_gives_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method: reads reference\.object, and the tasks of the run give none"):
         whole_run(tmp_path / "run", "method=emma", "tasks=[text_to_image]")
+
+
+def test_a_sheet_has_a_column_for_each_set_of_references(runs: dict[str, Path]) -> None:
+    """Without references the sum draws what the base does, from the same noise in every column."""
+    sheet = draw_sheets.draw_references(load_run(list(runs.values())), 1)
+    columns = 2 + 4 + 1  # given: object, style; text alone, object, style, both; truth
+    assert sheet.size == (150 + columns * 92 - 4, 17 + 105)
+    tiles = [sheet.crop((150 + k * 92, 17, 150 + k * 92 + 88, 17 + 88)).tobytes() for k in range(columns)]
+    assert len(set(tiles)) == columns

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import mean
 
 from mtdiff.results.cells import mean_cost
+from mtdiff.results.find import Found
 from mtdiff.results.intervals import seed_interval
 from mtdiff.results.protocol import every_option
 from mtdiff.results.questions.compare import Comparison, Finding, Side, compare_sides, judge_interval
 from mtdiff.results.render import number
-from mtdiff.results.find import Found
-from mtdiff.results.study import Run, Study, choose_study, list_runs
+from mtdiff.results.study import Run, Study, choose_study
 from mtdiff.results.table import Column
 
 JUDGED = 256
@@ -26,7 +26,7 @@ ONE = Side("mtu", "experts", options={"method.experts": 1})
 
 @dataclass(frozen=True)
 class Claim:
-    """`better` is ahead of `than` in the first metric of every task, or of `tasks`. published: where, and the figures."""
+    """`better` is ahead of `than` in the first metric of every task, or of `tasks`. published: where, and figures."""
 
     text: str
     published: str
@@ -224,16 +224,16 @@ def describe_finding(finding: Finding) -> str:
     return "<br>".join([*map(describe_part, finding.parts), *([finding.aside] if finding.aside else [])])
 
 
-def select_judged(found: Sequence[Found]) -> list[Found]:
-    """Files whose results are judged on enough examples."""
-    told = [(one, every_option(one.result).get("evaluation.per_task")) for one in found if one.result is not None]
-    return [one for one, number in told if isinstance(number, int) and number >= JUDGED]
+def choose_judged(runs: Sequence[Run]) -> tuple[Study, list[Run]]:
+    """The largest study among runs that were judged on enough examples, and all of those runs."""
+    told = [(run, every_option(run.result).get("evaluation.per_task")) for run in runs]
+    judged = [run for run, number in told if isinstance(number, int) and number >= JUDGED]
+    return choose_study([Found(run.path, run.result) for run in judged]), judged
 
 
-def list_claim_lines(found: Sequence[Found]) -> Iterator[str]:
-    """A Markdown table with a row a claim, by the largest study among files that were found."""
-    judged = select_judged(found)
-    study, (every, _) = choose_study(judged), list_runs(judged)
+def list_claim_lines(runs: Sequence[Run]) -> Iterator[str]:
+    """A Markdown table with a row a claim."""
+    study, every = choose_judged(runs)
     yield "| claim | published | here | difference |"
     yield "|---|---|---|---|"
     for claim in CLAIMS:

@@ -12,10 +12,11 @@ from mtdiff.results.questions.tables import Groups, build_table, list_table_line
 from mtdiff.results.record import Result
 from mtdiff.results.render import number
 from mtdiff.results.study import Run, Study, blank_odd_rows, setup
-from mtdiff.results.table import Column, Table
+from mtdiff.results.table import Cell, Column, Table
 
 METHODS = ("mtu", "lora_ffn", "finetune")
 TASK_SETS = (2, 4, 7, 10)
+MERGE_HEAD = ("merger", "scale, chosen on validation", "seconds to merge", "MB of adapters held")
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def select_company(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
     found: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in runs:
         result = run.result
-        if result.status == "complete" and tuple(result.tasks) in chain and setup(result) == budget:
-            if (name := name_plain(result)) is not None:
-                found[name, len(result.tasks)].append(run)
+        alike = result.status == "complete" and tuple(result.tasks) in chain and setup(result) == budget
+        if alike and (name := name_plain(result)) is not None:
+            found[name, len(result.tasks)].append(run)
     return dict(found)
 
 
@@ -79,6 +80,17 @@ def summarise_company(runs: Sequence[Run]) -> Table:
     columns = [c for c in Study(every).headlines if c.task in first[0]] if first else []
     groups: Groups = {f"{name}, {number} tasks": [r.result for r in part] for (name, number), part in found.items()}
     return build_table(groups, columns)
+
+
+def list_company_cells(runs: Sequence[Run]) -> dict[Column, dict[tuple[str, int], Cell]]:
+    """The first metric of every task of the largest set, by name and number of tasks."""
+    found = select_company(runs)
+    every = blank_odd_rows([run for part in found.values() for run in part])
+    table = build_table(
+        {repr(key): [run.result for run in part] for key, part in found.items()}, Study(every).headlines
+    )
+    lines = dict(zip(found, table.lines, strict=True))
+    return {column: {key: line.cells[i] for key, line in lines.items()} for i, column in enumerate(table.columns)}
 
 
 def measure_mixer(result: Result) -> Mixer | None:
@@ -171,12 +183,18 @@ def list_merged_lines(study: Study) -> Iterator[str]:
     if not table.lines:
         return
     yield from list_table_lines(table, "merged")
-    yield "| merger | scale, chosen on validation | seconds to merge | MB of adapters held |"
+    yield f"| {' | '.join(MERGE_HEAD)} |"
     yield "|---|---|---|---|"
+    for row in list_merge_costs(study):
+        yield f"| {' | '.join(row)} |"
+
+
+def list_merge_costs(study: Study) -> Iterator[list[str]]:
+    """Of each merger the scales that were chosen, a seed each, and what it took; under MERGE_HEAD."""
     for name, part in list_merged(study).items():
         rules = [r.method_report["merge"] for r in part if r.method_report.get("merge")]
         if rules:
             scales = ", ".join(f"{rule['scale']:g}" for rule in rules)
-            seconds = mean(rule["seconds"]["merge"] for rule in rules)
             memory = [rule["memory_mb"] for rule in rules if rule.get("memory_mb") is not None]
-            yield f"| {name} | {scales} | {seconds:.2f} | {number(mean(memory)) if memory else ''} |"
+            seconds = f"{mean(rule['seconds']['merge'] for rule in rules):.2f}"
+            yield [name, scales, seconds, number(mean(memory)) if memory else ""]

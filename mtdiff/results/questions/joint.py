@@ -1,7 +1,7 @@
 """Several modalities jointly (MT-Diffusion): four settings, with and without a phase on a single task.
 
--U and -X restore a masked picture, which the network sees in the noisy latent alone (U) or as a source too (X); -M and -E
-tell a label, by a layer on the middle (M) or a classifier on the output (E). The runs of X are those of M.
+-U and -X restore a masked picture, which the network sees in the noisy latent alone (U) or as a source too (X); -M and
+-E tell a label, by a layer on the middle (M) or a classifier on the output (E). The runs of X are those of M.
 """
 
 from collections.abc import Iterator, Sequence

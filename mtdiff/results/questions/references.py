@@ -1,7 +1,7 @@
 """Reference pictures (EMMA): single modules, their sums, one trained jointly, IP-Adapter, and ablations of the gate.
 
-The promise to test: a sum of modules that were trained apart keeps at least KEPT of what each of them gains over the text
-alone.
+The promise to test: a sum of modules that were trained apart keeps at least KEPT of what each of them gains over the
+text alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +105,8 @@ def measure_kept(
     beyond = compare_paired({seed: summed[seed] for seed in seeds}, wanted)
     if beyond is None or base.value is None:
         return None
-    ours, theirs = ([rows[s].value or 0.0 for s in seeds] for rows in (index_rows(sums, column), index_rows(alone, column)))
+    rows = [index_rows(runs, column) for runs in (sums, alone)]
+    ours, theirs = ([part[seed].value or 0.0 for seed in seeds] for part in rows)
     gain = sum(theirs) / len(theirs) - base.value
     share = (sum(ours) / len(ours) - base.value) / gain if gain > 0 else None
     return Kept(parts, reference, column, gain, share, beyond)
