@@ -7,7 +7,7 @@ from .budgets import draw_over_budgets, find_separation
 from .claims import show_claims
 from .company import draw_mixers, draw_number_of_tasks, draw_starvation, show_merged
 from .comparison import draw_balancings, draw_forest, draw_further_metrics, show_table
-from .curves import draw_cosines, draw_losses
+from .curves import draw_cosines, draw_layer_cosines, draw_losses
 from .deviation import draw_deviation, draw_deviation_by_depth
 from .findings import find_answers, find_best, find_best_experts, find_company, find_frontier, find_movers, find_routing
 from .frontier import draw_frontier
@@ -32,6 +32,7 @@ __all__ = [
     "draw_gains",
     "draw_joint",
     "draw_kept",
+    "draw_layer_cosines",
     "draw_losses",
     "draw_mixers",
     "draw_number_of_tasks",

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from mtdiff.results.study import Run, Study
 from mtdiff.results.variants import select_main
 
-from .blocks import select_reporting
+from .blocks import order_block, select_reporting, shorten_layer
 from .canvas import colour_method, make_panels, say, show_figure
 
 
@@ -59,6 +59,29 @@ def draw_method_cosines(method: str, runs: Sequence[Run], tasks: Sequence[str]) 
     panels[0, 1].set_ylabel("cosine between gradients")
     panels[0, 1].legend(frameon=False, fontsize=7)
     show_figure(figure, f"cosines_{method}", "Cosines between the gradients of tasks, as a matrix and over training")
+
+
+def draw_layer_cosines(study: Study) -> None:
+    """The mean cosine between two tasks' gradients by each layer; below zero tasks conflict there. A point a run."""
+    runs = select_reporting(study, "layer_cosines")
+    if not runs:
+        say("No result carries cosines by layer (runs with balancing=pcgrad write them into `method_report`).")
+        return
+    methods = list(dict.fromkeys(run.result.method for run in runs))
+    names = sorted({name for run in runs for name in run.result.method_report["layer_cosines"]}, key=order_block)
+    figure, panels = make_panels(1, 1, 0.18 * len(names) + 4, 3.2)
+    axes = panels[0, 0]
+    for method in methods:
+        own = [run.result.method_report["layer_cosines"] for run in runs if run.result.method == method]
+        points = [(k, row[name]["mean"]) for row in own for k, name in enumerate(names) if name in row]
+        known = [(k, value) for k, value in points if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "o", ms=4, alpha=0.6, color=colour_method(method), label=method)
+    axes.axhline(0, color="#222", lw=0.8)
+    axes.set_xticks(range(len(names)), [shorten_layer(name) for name in names], rotation=90, fontsize=7)
+    axes.set_ylabel("mean cosine between tasks")
+    axes.legend(frameon=False, fontsize=8)
+    show_figure(figure, "cosines_by_layer", "Mean cosine between the gradients of tasks by layer, a point a run")
 
 
 def draw_losses(study: Study) -> None:

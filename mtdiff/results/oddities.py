@@ -38,6 +38,7 @@ def is_deviation(x: Any) -> bool:
 REPORTS: dict[str, tuple[Test, str]] = {
     "router": (mapping_of(mapping_of(list_of(is_number))), "weights by block and task"),
     "cosines": (mapping_of(mapping_of(is_number_or_null)), "numbers by pairs of tasks"),
+    "layer_cosines": (mapping_of(mapping_of(is_number_or_null)), "numbers by layer"),
     "curves": (mapping_of(is_curve), "equally many steps and values by name"),
     "deviation": (is_deviation, "numbers by task and by block"),
 }

@@ -5,6 +5,7 @@
                   transformer block over all tasks (the motivation of MTU, arXiv 2503.11905); or the reason why not
     curves        {name: {steps, values}}: losses of every task and what balancing measured, means over spans of steps
     cosines       {one/other: {mean, sd, n}}: between the tasks' gradients, where balancing measured them
+    layer_cosines {layer: {mean, sd, n}}: the same by each layer of the network, mean over the pairs of tasks
     balancing     what balancing has learned
 
 W of a task is the plain weight that the method's additions amount to, so that all methods are measured alike.
@@ -36,6 +37,7 @@ COMPONENTS = (
 """Components outside of sites, by the first pattern that a parameter's name holds."""
 POINTS = 24  # of a curve
 COSINE = "train/cosine/"
+LAYER_COSINE = "train/layer_cosine/"
 CURVES = ("train/loss/", "validation/loss/", COSINE)
 
 
@@ -137,12 +139,14 @@ def report_training(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
-            if name.startswith(CURVES):
+            if name.startswith((*CURVES, LAYER_COSINE)):
                 series[name].append((int(row["step"]), float(value)))
-    cosines = {name.removeprefix(COSINE): [v for _, v in s] for name, s in series.items() if name.startswith(COSINE)}
-    found = {"curves": {name: thin_curve(points) for name, points in sorted(series.items())}}
-    if cosines:
-        found["cosines"] = {name: _summarise([v for v in values if v == v]) for name, values in sorted(cosines.items())}
+    curves = {name: thin_curve(points) for name, points in sorted(series.items()) if name.startswith(CURVES)}
+    found: dict[str, Any] = {"curves": curves}
+    for key, start in (("cosines", COSINE), ("layer_cosines", LAYER_COSINE)):
+        values = {name.removeprefix(start): s for name, s in sorted(series.items()) if name.startswith(start)}
+        if values:
+            found[key] = {name: _summarise([v for _, v in points if v == v]) for name, points in values.items()}
     return found
 
 

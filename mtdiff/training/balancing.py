@@ -3,6 +3,7 @@
 Orthogonal to methods: every method trains under every balancing. Letters: B batch, T tasks, P trained numbers.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -122,15 +123,44 @@ def task_gradients(means: Tensor, scale: Tensor, parameters: Sequence[nn.Paramet
     ]
 
 
-def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """Compute the inner products of the tasks' gradients, (T, T) float64."""
-    gram = torch.zeros(len(per_task), len(per_task), dtype=torch.float64)
+def list_grams(per_task: Sequence[Sequence[Tensor | None]]) -> list[Tensor]:
+    """Compute the inner products of the tasks' gradients by each parameter, (T, T) float64 of each."""
+    grams = []
     for column in zip(*per_task, strict=True):
+        gram = torch.zeros(len(per_task), len(per_task), dtype=torch.float64)
         reached = [(k, to_double(g.flatten())) for k, g in enumerate(column) if g is not None]
         if reached:
             rows, flat = [k for k, _ in reached], torch.stack([g for _, g in reached])
-            gram[torch.tensor(rows)[:, None], rows] += (flat @ flat.T).cpu()
-    return gram
+            gram[torch.tensor(rows)[:, None], rows] = (flat @ flat.T).cpu()
+        grams.append(gram)
+    return grams
+
+
+def gram_matrix(per_task: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """Compute the inner products of the tasks' gradients, (T, T) float64."""
+    return sum(list_grams(per_task), torch.zeros(len(per_task), len(per_task), dtype=torch.float64))
+
+
+def name_layer(parameter: str) -> str:
+    """The layer that a parameter is a part of: an attention or feed-forward layer, a residual block, or a module of the
+    network by itself."""
+    name = parameter.rpartition("denoiser.")[2]
+    found = re.match(r"(.*?(?:transformer_blocks\.\d+\.\w+|resnets\.\d+|samplers\.\d+))(?:\.|$)", name)
+    return found[1] if found else name.split(".")[0]
+
+
+def measure_layers(names: Sequence[str], grams: Sequence[Tensor]) -> dict[str, float]:
+    """The mean cosine between two tasks' gradients by each layer that at least two tasks reach.
+
+    names: of the parameters that `grams` (T, T) belong to.
+    """
+    sums: dict[str, Tensor] = {}
+    for name, gram in zip(names, grams, strict=True):
+        layer = name_layer(name)
+        sums[layer] = sums[layer] + gram if layer in sums else gram
+    pairs = torch.triu_indices(*grams[0].shape, offset=1) if grams else torch.zeros(2, 0, dtype=torch.int64)
+    found = {layer: cosine_matrix(gram)[pairs[0], pairs[1]].nanmean() for layer, gram in sums.items()}
+    return {layer: float(cosine) for layer, cosine in found.items() if cosine.isfinite()}
 
 
 def cosine_matrix(gram: Tensor) -> Tensor:
@@ -158,21 +188,23 @@ def project_conflicts(gram: Tensor, key: tuple[int | str, ...]) -> Tensor:
 
 def backward_without_conflicts(
     loss: Tensor, means: Tensor, parameters: Sequence[nn.Parameter], key: tuple[int | str, ...]
-) -> Tensor:
+) -> tuple[Tensor, list[Tensor]]:
     """PCGrad in place of `loss.backward()`, where the loss is a function of the tasks' means (T,).
 
-    Adds to the parameters' gradients; those of tasks are averaged over processes first. Returns their inner products.
+    Adds to the parameters' gradients; those of tasks are averaged over processes first. Returns the inner products of
+    these, (T, T), and their parts by each parameter.
     """
     (scale,) = torch.autograd.grad(loss, means, retain_graph=True)  # what accumulation and mixed precision multiply by
     per_task = task_gradients(means, scale, parameters)
     if distributed.is_initialized():
         for gradient in (g for row in per_task for g in row if g is not None):
             distributed.all_reduce(gradient.div_(distributed.get_world_size()))
-    gram = gram_matrix(per_task)
+    grams = list_grams(per_task)
+    gram = sum(grams, torch.zeros_like(grams[0]))
     weights = project_conflicts(gram, key).tolist()
     for parameter, column in zip(parameters, zip(*per_task, strict=True), strict=True):
         for weight, gradient in zip(weights, column, strict=True):
             if gradient is not None:
                 total = weight * gradient
                 parameter.grad = total if parameter.grad is None else parameter.grad + total
-    return gram
+    return gram, grams

@@ -16,7 +16,7 @@ from mtdiff.config.settings import Training
 from mtdiff.model.conditioning import Dropout, encode_condition, latent_shape
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.rng import torch_rng
-from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosine_matrix
+from mtdiff.training.balancing import Balancing, Uniform, backward_without_conflicts, cosine_matrix, measure_layers
 from mtdiff.training.encodings import CachedEncoder
 from mtdiff.training.optimizers import clip_gradients, make_optimizer
 from mtdiff.training.parallel import average_gradients, merge_rows, shard
@@ -173,10 +173,13 @@ class MultiTaskModule(lightning.LightningModule):
             super().backward(loss, *args, **kwargs)
             return
         assert self._means is not None
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        gram = backward_without_conflicts(loss, self._means, parameters, key=(self.seed, "pcgrad", self.global_step))
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        key = (self.seed, "pcgrad", self.global_step)
+        gram, grams = backward_without_conflicts(loss, self._means, list(parameters.values()), key)
         for (a, one), (b, other) in combinations(enumerate(self.tasks), 2):
             self.log(f"train/cosine/{one}/{other}", cosine_matrix(gram)[a, b].float())
+        for layer, cosine in measure_layers(list(parameters), grams).items():
+            self.log(f"train/layer_cosine/{layer}", cosine)
 
     def on_after_backward(self) -> None:
         if self.device_mesh is not None:  # only the denoiser is sharded: what stands beside it is averaged here

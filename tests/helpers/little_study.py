@@ -52,6 +52,10 @@ def report(method: str, tasks: Sequence[str], experts: int, rng: np.random.Gener
     if pcgrad:
         pairs = [f"{a}/{b}" for a, b in combinations(tasks, 2)]
         found["cosines"] = {pair: {"mean": 0.02, "sd": 0.01, "n": 40} for pair in pairs}
+        layers = [f"{site}.{part}" for site in SITES for part in ("attn1", "ff")]
+        found["layer_cosines"] = {
+            layer: {"mean": 0.02 * k - 0.04, "sd": 0.01, "n": 40} for k, layer in enumerate(layers)
+        }
         found["curves"] |= {f"train/cosine/{pair}": curve for pair in pairs}
     return found
 

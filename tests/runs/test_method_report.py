@@ -90,6 +90,9 @@ def test_curves_are_short_and_keep_their_mean() -> None:
     rows.append({"step": "3", "train/loss/edit": "0.25", "lr-AdamW": "1"})
     found = report_training(rows)
     assert found["cosines"] == {"edit/inpaint": {"mean": 0.2, "sd": 0.3, "n": 2}}
+    assert "layer_cosines" not in found
+    by_layer = report_training([{"step": "1", "train/layer_cosine/conv_in": "0.5"}])
+    assert by_layer == {"curves": {}, "layer_cosines": {"conv_in": {"mean": 0.5, "sd": 0.0, "n": 1}}}
     assert found["curves"]["train/loss/edit"] == {"steps": [3], "values": [0.25]}
     assert report_training([]) == {"curves": {}}
 
@@ -131,8 +134,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_carries_its_report(run: Path) -> None:
     result = Result.load(run / "result.json")
     report = result.method_report
-    assert set(report) == {"router", "router_alive", "summary", "deviation", "curves", "cosines", "data_hash"}
+    assert set(report) == {
+        "router",
+        "router_alive",
+        "summary",
+        "deviation",
+        "curves",
+        "cosines",
+        "layer_cosines",
+        "data_hash",
+    }
     assert report["cosines"]["edit/inpaint"]["n"] == 1
+    assert any(name.endswith(".ff") for name in report["layer_cosines"])
     assert report["deviation"]["tasks"]["edit"]["ffn"] > 0
     assert report["deviation"]["tasks"]["edit"]["self_attention"] == 0
     assert len(report["curves"]["validation/loss/edit"]["steps"]) == 2

@@ -25,6 +25,9 @@ from mtdiff.training.balancing import (
     backward_without_conflicts,
     cosine_matrix,
     gram_matrix,
+    list_grams,
+    measure_layers,
+    name_layer,
     project_conflicts,
 )
 from mtdiff.training.module import MultiTaskModule, sum_per_task
@@ -130,6 +133,18 @@ def test_cosines_of_tasks_that_reach_different_parameters() -> None:
     assert cosine_matrix(gram)[2, 0].isnan()
 
 
+def test_cosines_by_layer() -> None:
+    """Layers gather their parameters; what one task alone reaches has no cosine."""
+    network, layer = "denoiser.backbone.denoiser", "down_blocks.0.attentions.1.transformer_blocks.0.ff"
+    names = [f"{network}.{layer}.net.{part}" for part in ("0.weight", "2.bias")]
+    names += [f"{network}.conv_in.weight", "balancing.s"]
+    assert [name_layer(name) for name in names] == [layer, layer, "conv_in", "balancing"]
+    a, b = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    found = measure_layers(names, list_grams([[a, b, -a, a], [a, None, a, None]]))
+    assert list(found) == [layer, "conv_in"]
+    assert list(found.values()) == pytest.approx([0.6, -1.0])
+
+
 def test_backward_without_conflicts_on_a_network() -> None:
     """Scale of accumulation kept, gradients added to what is there, parameters of one task alone served."""
     torch.manual_seed(0)
@@ -148,7 +163,8 @@ def test_backward_without_conflicts_on_a_network() -> None:
     )
     for p in parameters:
         p.grad = torch.ones_like(p)
-    gram = backward_without_conflicts(means.sum() / 4, means, parameters, ("k",))
+    gram, grams = backward_without_conflicts(means.sum() / 4, means, parameters, ("k",))
+    torch.testing.assert_close(sum(grams), gram)
     torch.testing.assert_close(gram, (flat @ flat.T).double(), rtol=1e-5, atol=1e-7)
     found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     torch.testing.assert_close(found - 1, published(flat, ("k",)), rtol=1e-4, atol=1e-6)
@@ -218,7 +234,7 @@ def test_a_batch_may_lack_tasks(path: Path) -> None:
     means = sum_per_task(weighted, some.task, 4) / torch.tensor([1.0, 2.0, 2.0, 1.0])
     parameters = [p for p in made.denoiser.parameters() if p.requires_grad]
     if made.balancing.pcgrad:
-        gram = backward_without_conflicts(means.sum(), means, parameters, ("key",))
+        gram, _ = backward_without_conflicts(means.sum(), means, parameters, ("key",))
         assert gram.diagonal().tolist()[0] == gram.diagonal().tolist()[3] == 0
     else:
         means.sum().backward()
