@@ -90,8 +90,8 @@ def draw_mixers(study: Study) -> None:
 def draw_starvation(study: Study) -> None:
     """Of the most tasks, the validation error that is left of the first one, a line a method."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, task, left, _ in list_starvation(study.every):
-        found[name][task] = left
+    for name, task, kept, _ in list_starvation(study.every):
+        found[name][task] = kept
     if not found:
         say("No result of more than four tasks tells of validation errors (`starvation`).")
         return

@@ -172,8 +172,8 @@ def setup(result: Result) -> dict[str, Any]:
     shares = [weights.get(task, 1) for task in result.tasks]
     seen = training.get("steps", 0) * per_step * shares[0] / sum(shares) if shares else 0
     if result.parts:  # a merger was not trained; its parts were
-        counts = [part.get("samples_seen") for part in result.parts]
-        seen = sum(n for n in counts if is_number(n)) / max(1, len(result.tasks))
+        counts: list[Any] = [part.get("samples_seen") for part in result.parts]
+        seen = sum(float(n) for n in counts if is_number(n)) / max(1, len(result.tasks))
     return {"backbone": result.backbone, "data": result.data, **kept, EXAMPLES: round(seen)}
 
 
