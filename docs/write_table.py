@@ -9,7 +9,8 @@ changes the pages by this command alone; a test holds them together.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,22 @@ def find_value(result: dict[str, Any], model: str, task: str, metric: str) -> fl
     return next((r["value"] for r in rows), None)
 
 
-def mean_kept(method: str) -> float:
-    """Mean over seeds of the share of training emoji that runs of the reference study still draw."""
+def read_joint(study: str, method: str) -> dict[str, dict[str, Any]]:
+    """Runs of a method on several tasks by name, of the options that most of them have."""
+    every = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / study).glob("*.json"))
+    }
+    found = {name: r for name, r in every.items() if r["method"] == method and len(r["tasks"]) > 1}
+    options = {name: json.dumps(r["config"]["method"], sort_keys=True) for name, r in found.items()}
+    usual = Counter(options.values()).most_common(1)
+    return {name: r for name, r in found.items() if options[name] == usual[0][0]}
+
+
+def mean_kept(names: Collection[str]) -> str:
+    """Mean over seeds of the share of training emoji that runs still draw; empty where it was not measured."""
     rows = json.loads((MEASURED / "forgetting.json").read_text(encoding="utf-8"))["rows"]
-    names = {f"runs/{path.stem}" for path in (RESULTS / "main").glob(f"{method}-nano-emoji-seed?-*.json")}
-    return mean(row["own_emoji"] for name, row in rows.items() if name in names)
+    shares = [rows[f"runs/{name}"]["own_emoji"] for name in names if f"runs/{name}" in rows]
+    return f"{mean(shares):.1%}".replace("%", " %") if shares else ""
 
 
 def format_count(count: int) -> str:
@@ -56,13 +68,13 @@ def method_lines() -> Iterator[str]:
     """One line a method: means over seeds of the joint runs of the reference study."""
     yield "| | edit | super-resolution | inpaint | trained | FLOPs | kept |"
     yield "|---|---|---|---|---|---|---|"
-    joint = [r for r in read_results("main") if len(r["tasks"]) > 1]
     for method, name in NAMES.items():
-        runs = [r for r in joint if r["method"] == method]
+        joint = read_joint("main", method)
+        runs = list(joint.values())
         found = [[find_value(r, "run", *column) for r in runs] for column in COLUMNS]
         values = [mean(v for v in column if v is not None) for column in found]
         costs = [format_count(runs[0]["params"]["trainable"]), f"{runs[0]['cost']['flops'] / 1e9:.2f} G"]
-        cells = [name, *(f"{v:.3f}" for v in values), *costs, f"{mean_kept(method):.1%}".replace("%", " %")]
+        cells = [name, *(f"{v:.3f}" for v in values), *costs, mean_kept(joint)]
         yield "| " + " | ".join(cells) + " |"
 
 
