@@ -72,7 +72,7 @@ def name_run(run: Result) -> str:
 def summarise_references(results: Sequence[Result]) -> Table:
     """Every kind of run, and the base that reads the text alone, on the same prompts."""
     columns = find_columns(results, TASK, [*MEASURES.values(), "clip_score", "clip_reference_similarity"])
-    return build_table(group_references(results), columns, (BASE, "autoencoder"))
+    return build_table(group_references(results), columns, (BASE, "autoencoder", "truth"))
 
 
 def list_kept(results: Sequence[Result]) -> list[Kept]:
