@@ -37,7 +37,7 @@ def run_suites(names: str, overrides: Sequence[str]) -> list[Path]:
     folders: list[Path] = []
     for name in names.split(","):
         folders += [run.folder for run in plan_suite(name, overrides)]
-        if run_suite([f"suite={name}", *overrides], [sys.executable, str(RUN)]):
+        if run_suite(name, overrides, [sys.executable, str(RUN)]):
             raise RunError(f"suite={name}: not all of its runs are complete, so there is nothing to compare yet")
     return folders
 

@@ -158,7 +158,8 @@ def measure_layers(names: Sequence[str], grams: Sequence[Tensor]) -> dict[str, f
     for name, gram in zip(names, grams, strict=True):
         layer = name_layer(name)
         sums[layer] = sums[layer] + gram if layer in sums else gram
-    pairs = torch.triu_indices(*grams[0].shape, offset=1) if grams else torch.zeros(2, 0, dtype=torch.int64)
+    number = len(grams[0]) if grams else 0
+    pairs = torch.triu_indices(number, number, offset=1)
     found = {layer: cosine_matrix(gram)[pairs[0], pairs[1]].nanmean() for layer, gram in sums.items()}
     return {layer: float(cosine) for layer, cosine in found.items() if cosine.isfinite()}
 
