@@ -150,6 +150,19 @@ def describe_ways(
         }
 
 
+def describe_drawings(
+    ways: "Sequence[Way]", whole: Mapping[str, Mapping[str, float]], rows: Mapping[str, drawings.Rows], steps: int
+) -> Iterator[dict[str, Any]]:
+    """The same for the whole network and fewer steps of it. whole: its costs by task."""
+    for way in ways:
+        number, own = way.sampling.get("steps", steps), rows[way.name]
+        share, columns = drawings.round_number(number / steps), next(iter(own.values()))
+        costs = {t: {**cost, "flops": share, "time": share, "steps": number} for t, cost in whole.items()}
+        beside = [None] * len(columns) if number == steps else drawings.compare_rows(own, rows[drawings.WHOLE])
+        table = [[drawings.mean_value(own, k), beside[k], None, None] for k in range(len(columns))]
+        yield {"name": way.name, "of": results.FEWER, "budget": share, "costs": costs, "rows": table}
+
+
 def list_drawings(whole: "Variant", costs: Mapping[str, Mapping[str, Mapping[str, float]]], steps: int) -> "list[Way]":
     """The whole network, and so many of its steps as any network of any task takes the time of."""
     from mtdiff.runs.ways import Way
@@ -183,20 +196,19 @@ def main(arguments: list[str]) -> None:
         for name, tasks in networks.items()
     }
     examples = build_examples(plain, first, numbers["per_task"], numbers["batch_size"])
-    every = [*list_drawings(whole, costs, steps), *ways]
-    rows = judge_ways(every, examples, device, lambda text: print(text, flush=True))
+    fewer, whole_costs = list_drawings(whole, costs, steps), next(iter(costs.values()))
+    rows = judge_ways([*fewer, *ways], examples, device, lambda text: print(text, flush=True))
     modules, kept = count_kept(variants[0], device)
-    columns = [{k: getattr(r, k) for k in ("task", "metric", "direction")} for r in rows[drawings.WHOLE][whole.first]]
     head = {"schema": results.SCHEMA, "kind": results.KIND, "steps": steps, "seeds": sorted(whole.folders)}
     content = {
         **head,
         **numbers,
         **provenance(device),
-        "columns": columns,
+        **drawings.describe_columns(rows[drawings.WHOLE][whole.first]),
         "modules": modules,
         "kept": kept,
         "promises": check_limits(variants[0], plain, numbers, device),
-        "networks": list(describe_ways(ways, costs, rows, steps)),
+        "networks": [*describe_ways(ways, costs, rows, steps), *describe_drawings(fewer, whole_costs, rows, steps)],
     }
     report(content)
     if out is not None:

@@ -36,6 +36,7 @@ from mtdiff.results.ways import (
     build_ways,
     compare_rows,
     describe_aim,
+    describe_columns,
     find_rival,
     list_choices,
     list_entries,
@@ -167,7 +168,7 @@ def main(arguments: list[str]) -> None:
     ratios = {name: summarise([a / b for a, b in pairs]) for name, pairs in turns.items()}
     ways = [timed[0], *list_fewer(whole, steps, ratios), *timed[1:]]
     rows = judge(ways, build_examples(plain, first, numbers["per_task"], numbers["batch_size"]), device)
-    columns = [{k: getattr(row, k) for k in ("task", "metric", "direction")} for row in rows[WHOLE][whole.first]]
+    columns = describe_columns(rows[WHOLE][whole.first])
     head = {
         "schema": SCHEMA,
         "run": whole.name,
@@ -176,7 +177,7 @@ def main(arguments: list[str]) -> None:
         "seeds": sorted(whole.folders),
     }
     entries = list(describe_ways(ways, steps, times, ratios, rows))
-    content = {**head, **numbers, **provenance(device), "columns": columns, "ways": entries}
+    content = {**head, **numbers, **provenance(device), **columns, "ways": entries}
     report(content)
     if out is not None:
         write_atomically(out, write_lines(content) + "\n")

@@ -13,13 +13,15 @@ from mtdiff.reading import read_json
 from mtdiff.results.intervals import Interval
 from mtdiff.results.render import ARROWS, large, number
 from mtdiff.results.table import Column
-from mtdiff.results.ways import MARKS, SIGNS, judge_interval
+from mtdiff.results.ways import MARKS, SIGNS, judge_interval, pick_headlines
 
 SCHEMA = 1
 KIND = "budgets"
+FEWER = "fewer steps"
 LEGEND = (
-    "FLOPs and time: of one call of the network that is left, counted and measured, as shares of the whole one's; "
-    "memory: of its weights and activations; means over tasks. Signs as in [faster.md](faster.md#how-do-i-decide)."
+    "FLOPs and time: of one call of the network that is left, counted and measured, as shares of the whole one's; of "
+    "fewer steps, as shares of the whole drawing's; memory: of weights and activations; means over tasks. Signs as in "
+    "[faster.md](faster.md#how-do-i-decide)."
 )
 
 
@@ -59,12 +61,8 @@ class BudgetStudy:
 
     @property
     def headlines(self) -> list[int]:
-        """Of every task the first column that can be compared in pairs, else its first."""
-        found: dict[str, list[int]] = {}
-        for k, column in enumerate(self.columns):
-            found.setdefault(column.task, []).append(k)
-        paired = {k for entry in self.entries for k, place in enumerate(entry.places) if place.whole is not None}
-        return [next((k for k in places if k in paired), places[0]) for places in found.values()]
+        """Of every task the column that tables and figures show."""
+        return pick_headlines(self.columns, self.about)
 
     @property
     def first(self) -> str:

@@ -65,12 +65,8 @@ class Ways:
 
     @property
     def headlines(self) -> list[int]:
-        """Of every task the first column that can be compared in pairs, else its first."""
-        found: dict[str, list[int]] = {}
-        for k, column in enumerate(self.columns):
-            found.setdefault(column.task, []).append(k)
-        paired = {k for entry in self.entries for k, cell in enumerate(entry.cells) if cell.whole is not None}
-        return [next((k for k in places if k in paired), places[0]) for places in found.values()]
+        """Of every task the column that tables and figures show."""
+        return pick_headlines(self.columns, self.about)
 
     def compare(self, entry: Entry, place: int, against: str) -> int:
         """1, 0 or -1: surely better, unsure, surely worse in a column. against: whole or fewer."""
@@ -80,6 +76,24 @@ class Ways:
     def list_tasks(self, entry: Entry, against: str, verdict: int) -> list[str]:
         """Tasks in whose headline an entry compares so."""
         return [self.columns[k].task for k in self.headlines if self.compare(entry, k, against) == verdict]
+
+
+def pick_headlines(columns: Sequence[Column], about: Mapping[str, Any]) -> list[int]:
+    """Of every task the first metric that has a score for each example, else its first.
+
+    A number of a whole set has as many pairs as there are seeds: it would find no difference.
+    """
+    scored = about.get("by_example", [True] * len(columns))
+    found: dict[str, list[int]] = {}
+    for k, column in enumerate(columns):
+        found.setdefault(column.task, []).append(k)
+    return [next((k for k in places if scored[k]), places[0]) for places in found.values()]
+
+
+def describe_columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the columns of a study are, for its file: of the rows of any of its ways."""
+    columns = [{"task": row.task, "metric": row.metric, "direction": row.direction} for row in rows]
+    return {"columns": columns, "by_example": [row.values is not None for row in rows]}
 
 
 def judge_interval(interval: Interval | None, direction: str) -> int:

@@ -1,7 +1,9 @@
 """Assembled networks: what is dropped, the teacher, several kernels; and that without all of it this is fine-tuning."""
 
 import copy
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from run_folders import ABOUT
+from run_folders import ABOUT, picture
 from safetensors.torch import save_file
 from tiny import TASKS, UNET, inputs, tiny_unet
 from tiny_families import FAMILIES
 from tiny_fits import batch, fit, settings
 from torch import Tensor, nn
+from whole_runs import whole_run
 
 from baselines.assembled import Assembled
 from baselines.cond_conv import MixedConv2d
@@ -29,7 +32,7 @@ from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter, first_noise
 from mtdiff.runs.adapter import identity, read_about, read_teacher
 from mtdiff.runs.export import export_pipeline
-from mtdiff.runs.load import build_teacher
+from mtdiff.runs.load import build_teacher, load_run
 from mtdiff.runs.model import Model
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
@@ -282,6 +285,20 @@ def test_a_teacher_that_does_not_fit_gets_one_line(tmp_path: Path) -> None:
         ValueError, match=r"\Amethod.teacher=x: expected null without method.distil.output or .feature\Z"
     ):
         Assembled(distil={"task": 1.0}, teacher="x")
+
+
+def test_a_taught_run_is_whole_without_its_teacher(tmp_path: Path) -> None:
+    """From end to end: the result names the run that taught, and what is left loads and draws when that one is gone."""
+    whole_run(tmp_path / "full", "method=finetune", "tasks=[edit]")
+    taught = ["method=assembled", "method.drop=[middle]", "method.distil={task: 1, output: 1, feature: 1}"]
+    found = whole_run(tmp_path / "small", *taught, f"method.teacher={tmp_path}/full", "tasks=[edit]")
+    digest = hashlib.sha256((tmp_path / "full" / "adapter.safetensors").read_bytes()).hexdigest()
+    assert found["status"] == "complete"
+    assert found["method_report"]["teacher"] == {"run": "full", "adapter": digest}
+    assert "teacher" not in json.loads((tmp_path / "small" / "adapter.json").read_text())["method"]
+    shutil.rmtree(tmp_path / "full")
+    (drawn,) = load_run(tmp_path / "small")("edit", prompt="make it blue", image=picture())
+    assert drawn.size == (64, 64)
 
 
 # A random start

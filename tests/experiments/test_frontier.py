@@ -12,6 +12,7 @@ from run_folders import make_run
 from small_runs import SIDE, save_small_run
 from whole_runs import ROOT, SMALL
 
+from mtdiff.commands.suites import plan_suite
 from mtdiff.results import ways as results
 
 FINETUNE = {"_target_": "baselines.finetune.Finetune"}
@@ -123,6 +124,18 @@ def test_mistakes_get_one_line(study: Any, runs: Path, tmp_path: Path) -> None:
         study.main([f"run={runs}/full-0", f"lighter={make_run(tmp_path / 'other')}"])
 
 
+def test_the_suites_have_what_the_study_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole network first, then the light one of drawings by two; the second suite needs the first one's runs."""
+    monkeypatch.chdir(tmp_path)
+    planned = [" ".join(run.overrides) for run in plan_suite("assembled", ["training.steps=480"])]
+    assert len(planned) == 21
+    assert all("method=finetune" in line for line in planned[:3])
+    assert all("method=assembled" in line and "method.distil=" in line for line in planned[3:6])
+    assert sum("method.start=random" in line for line in planned) == 6
+    with pytest.raises(ValueError, match=r"\Amethod.teacher=runs/whole-0: no such folder, [^\n]*\Z"):
+        plan_suite("assembled_taught", ["training.steps=480"])
+
+
 # What is concluded
 
 
@@ -151,6 +164,13 @@ def test_the_aim_is_answered_from_the_figures(invented: results.Ways) -> None:
     said = results.describe_aim(invented)
     assert said.startswith("At least 1.4 times faster with no sure loss at 2 or more tasks: good, mixed. ")
     assert said.endswith("and surely worse at none: good, slow.")
+
+
+def test_a_score_for_each_example_is_shown_before_a_number_of_the_set() -> None:
+    columns = [*WAYS["columns"], {"task": "inpaint", "metric": "psnr", "direction": "higher"}]
+    study = results.build_ways({**WAYS, "columns": columns, "by_example": [True, True, False, True]})
+    assert study.headlines == [0, 1, 3]
+    assert results.build_ways({**WAYS, "by_example": [True, True, False]}).headlines == [0, 1, 2]
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
