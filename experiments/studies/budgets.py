@@ -1,6 +1,6 @@
 """Quality of a supernet at every budget, beside all its rivals; and what its networks cost, keep and promise.
 
-    python experiments/studies/budgets.py suite=budgets training.steps=480 out=docs/measured/budgets.json
+    python experiments/studies/budgets.py suite=budgets out=docs/measured/budgets.json
     python experiments/studies/budgets.py 'run=runs/full-*,runs/supernet-*,runs/uniform-*' out=budgets.json
 
 The first trains what of the suite is not complete; python docs/write_table.py then fills the page. Or name finished
