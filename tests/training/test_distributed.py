@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import run_script
 from safetensors.torch import load_file
 from tiny_distributed import BATCH, CASES, STEPS, VALIDATION
 from whole_runs import ROOT, SMALL
@@ -88,9 +89,8 @@ def test_checkpoint_of_two_holds_what_that_of_one_does(case: str, trained: Path)
 def test_the_command_of_the_readme_by_two_processes(tmp_path: Path) -> None:
     """Lightning starts the second process itself, with the same arguments; one of them writes and speaks."""
     options = ["trainer=ddp", *SMALL, "speed.fused=false", f"run_dir={tmp_path}/run"]
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    done = run_script("experiments/run.py", *options, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert done.stdout.count("done: ") == 1
     result = json.loads((tmp_path / "run" / "result.json").read_text())
