@@ -5,7 +5,7 @@ Letters: H W picture.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.sampling import Guidance
 from mtdiff.pictures import lay_on_white, load_picture
 from mtdiff.runs.load import load_run
-from mtdiff.runs.model import Model, to_pil
+from mtdiff.runs.model import Answer, Model, to_pil
+from mtdiff.tasks.base import Task
+from mtdiff.types import REFERENCE, Example
 
 SHIPPED = "mtu-nano"
 MOST_STEPS = 1000
@@ -31,7 +33,8 @@ EXAMPLES = 16  # of each task, of the shipped test pictures
 class Request:
     """What a visitor asks for. image, mask: RGB and a layer of strokes, of one size; None where there is none.
 
-    inherit: of so many steps one is computed whole; 1: all of them.
+    inherit: of so many steps one is computed whole; 1: all of them. references: pictures by name. choices: what is said
+    besides, by name; "" leaves it open.
     """
 
     task: str
@@ -43,61 +46,145 @@ class Request:
     image_guidance: float
     text_guidance: float
     inherit: int
+    references: Mapping[str, Image.Image] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A test example as the page fills it in: picture, strokes of its hole, and the rest as in `Request`."""
+
+    picture: Image.Image | None
+    strokes: Image.Image | None
+    prompt: str
+    references: Mapping[str, Image.Image]
+    choices: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the page shows for a task. mask: whether strokes are looked at.
+
+    references: by name, the runs that read it. choices: by name, the values that all runs that take it allow.
+    """
+
+    prompt: bool
+    image: bool
+    mask: bool
+    references: Mapping[str, Sequence[str]]
+    choices: Mapping[str, Sequence[str]]
 
 
 class Studio:
-    """One or two trained runs that draw the same requests. runs: folders, or names of shipped adapters."""
+    """One or two trained runs that draw the same requests.
 
-    def __init__(self, runs: Sequence[str], **options: Any) -> None:
-        names = dict.fromkeys(Path(run).name or run for run in runs)
-        labels = list(names) if len(names) == len(runs) else list(runs)
+    runs: folders, or names of shipped adapters; a list of them adds up. weights: of the runs in such a sum.
+    """
+
+    def __init__(
+        self, runs: Sequence[str | Sequence[str]], weights: Sequence[float] | None = None, **options: Any
+    ) -> None:
         self.models: dict[str, Model] = {
-            shown(label): load_run(run, **options) for label, run in zip(labels, runs, strict=True)
+            label: load_run(run, weights=None if isinstance(run, str) else weights, **options)
+            for label, run in zip(label_runs(runs), runs, strict=True)
         }
-        first = next(iter(self.models.values()))
-        shared = [task for task in first.tasks if all(task in model.tasks for model in self.models.values())]
+        self.first, *others = self.models.values()
+        shared = [task for task in self.first.tasks if all(task in model.tasks for model in others)]
         if not shared:
-            raise ValueError(f"run={shown(runs[1])}: shares no task with {shown(runs[0])}, expected at least one")
-        self.tasks = {task: first.takes[task] for task in shared}
-        self.first = first
+            a, b = list(self.models)
+            raise ValueError(f"run={b}: shares no task with {a}, expected at least one")
+        self.tasks = {task: self._list_controls(task) for task in shared}
+        self.references = list(dict.fromkeys(name for shows in self.tasks.values() for name in shows.references))
+        self.choices = list(dict.fromkeys(name for shows in self.tasks.values() for name in shows.choices))
         self._examples = 0
+
+    def _list_controls(self, task: str) -> Controls:
+        takes = self.first.takes[task]
+        references: dict[str, list[str]] = {}
+        choices: dict[str, Sequence[str]] = {}
+        for label, model in self.models.items():
+            for name in list_references(model, task):
+                references.setdefault(name, []).append(label)
+            for name, values in list_choices(model, task).items():
+                choices[name] = [value for value in choices.get(name, values) if value in values]
+        return Controls(takes.prompt, takes.may_have_image, takes.mask, references, choices)
 
     def guidance_of(self, task: str) -> Guidance:
         """The scales that the first run was judged with."""
         return self.first.painter.guidance.get(task, Guidance())
 
-    def draw(self, request: Request) -> list[tuple[Image.Image, str]]:
-        """A picture of each run from the same noise, and the seconds that it took. ValueError in one line."""
-        return [self._draw_one(name, model, request) for name, model in self.models.items()]
-
-    def _draw_one(self, name: str, model: Model, request: Request) -> tuple[Image.Image, str]:
-        takes = self.tasks[request.task]
+    def draw(self, request: Request) -> list[tuple[Answer, str]]:
+        """The answer of each run from the same noise, and the seconds that it took. ValueError in one line."""
         if not 1 <= request.steps <= MOST_STEPS:
             raise ValueError(f"steps={request.steps}: expected 1 to {MOST_STEPS}")
-        mask = request.mask if takes.mask else None
-        if takes.image and request.image is None:
-            raise ValueError(f"image: task {request.task!r} needs one")
+        return [self._draw_one(name, model, request) for name, model in self.models.items()]
+
+    def _draw_one(self, name: str, model: Model, request: Request) -> tuple[Answer, str]:
+        """What a run does not read is kept from it: a picture for another task, a reference of the other run."""
+        task, shows, reads = request.task, self.tasks[request.task], list_references(model, request.task)
         painter = replace(model.painter, steps=request.steps, inherit=read_inheritance(request.inherit))
+        taken = list_choices(model, task)
         began = time.perf_counter()
-        (drawn,) = Model(painter, model.tasks)(
-            request.task,
-            request.prompt if takes.prompt else "",
-            request.image if takes.image else None,
-            mask,
+        (answer,) = Model(painter, model.tasks).answer(
+            task,
+            request.prompt if shows.prompt else "",
+            request.image if shows.image else None,
+            request.mask if shows.mask else None,
             seed=request.seed,
             guidance=Guidance(image=request.image_guidance, text=request.text_guidance),
+            reference={key: picture for key, picture in request.references.items() if key in reads},
+            given={key: value for key, value in request.choices.items() if value and key in taken},
         )
-        return drawn, f"{name}: {time.perf_counter() - began:.2f} s"
+        return answer, f"{name}: {time.perf_counter() - began:.2f} s"
 
-    def take_example(self, task: str) -> tuple[Image.Image | None, Image.Image | None, str]:
-        """The next of the shipped test examples that are unselected: picture, strokes of its hole, prompt."""
-        source = EmojiSource(size=self.first.size)
-        data = Mixture.first_examples(source, [self.first.tasks[task]], "test", EXAMPLES)
-        example = data[self._examples % len(data)]
+    def take_example(self, task: str) -> Offer:
+        """The next of the shipped test examples, which are unselected; of two runs with the references of both."""
+        source, number = EmojiSource(size=self.first.size), self._examples
         self._examples += 1
-        takes = self.tasks[task]
+        made = [make_example(source, model.tasks[task], number) for model in self.models.values()]
+        references: dict[str, Image.Image] = {}
+        choices: dict[str, str] = {}
+        for model, example in zip(self.models.values(), made, strict=True):
+            found = {name: example.extra.get(REFERENCE + name) for name in list_references(model, task)}
+            references |= {name: to_pil(picture) for name, picture in found.items() if picture is not None}
+            numbers = {name: int(value) for name, value in example.extra.items() if value.ndim == 0}
+            choices |= model.tasks[task].name_numbers(numbers)
+        example = max(made, key=lambda one: len(one.extra))  # whose prompt leaves out what references show
+        takes = self.first.takes[task]
         picture = to_pil(example.target if takes.mask else example.source) if takes.image else None
-        return picture, draw_strokes(example.mask[0].numpy()) if takes.mask else None, example.prompt
+        strokes = draw_strokes(example.mask[0].numpy()) if takes.mask else None
+        allowed = self.tasks[task].choices
+        choices = {name: value for name, value in choices.items() if value in allowed.get(name, ())}
+        return Offer(picture, strokes, example.prompt, references, choices)
+
+
+def make_example(source: EmojiSource, task: Task, number: int) -> Example:
+    data = Mixture.first_examples(source, [task], "test", EXAMPLES)
+    return data[number % len(data)]
+
+
+def label_runs(runs: Sequence[str | Sequence[str]]) -> list[str]:
+    """What each run is called: the name of its folder, or its path where two have one name; a sum by all of its runs.
+
+    Labels differ, since they name the runs.
+    """
+    parts = [[run] if isinstance(run, str) else run for run in runs]
+    for name in (lambda run: Path(run).name or run, str):
+        labels = [" + ".join(shown(name(run)) for run in part) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{label} ({k})" for k, label in enumerate(labels, 1)]
+
+
+def list_references(model: Model, task: str) -> list[str]:
+    """Names of the reference pictures that a run's task gives and its method reads."""
+    reads = model.painter.denoiser.method.reads
+    return [name for name in model.takes[task].references if REFERENCE + name in reads]
+
+
+def list_choices(model: Model, task: str) -> Mapping[str, Sequence[str]]:
+    """What may be said of a run's task besides, by name with the allowed values, where its method mixes modalities."""
+    return model.takes[task].choices if model.painter.denoiser.method.mixes else {}
 
 
 def read_inheritance(every: int) -> Inheritance | None:
@@ -111,12 +198,12 @@ def draw_strokes(hole: "np.ndarray[Any, Any]") -> Image.Image:
     return Image.fromarray(pixels, "RGBA")
 
 
-def read_upload(path: str | Path) -> Image.Image:
-    """An upload as RGB. ValueError in one line where it is no picture, too large, or damaged."""
+def read_upload(path: str | Path, key: str = "picture") -> Image.Image:
+    """An upload as RGB. ValueError in one line where it is no picture, too large, or damaged. key: what it is for."""
     try:
-        return lay_on_white(load_picture("picture", path))
+        return lay_on_white(load_picture(key, path))
     except ValueError as error:
-        raise ValueError(str(error).replace(f"picture={shown(path)}", f"picture={shown(Path(path).name)}")) from None
+        raise ValueError(str(error).replace(f"{key}={shown(path)}", f"{key}={shown(Path(path).name)}")) from None
 
 
 def join_layers(layers: Sequence[Image.Image | None]) -> Image.Image | None:

@@ -67,6 +67,11 @@ class Task(ABC):
         return {}
 
     @property
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        """What a request may say beside prompt, image and mask, by name, and the values that are allowed."""
+        return {}
+
+    @property
     @abstractmethod
     def needs(self) -> Mapping[Need, float]:
         """What the task's records are, with the share of each kind; shares are positive and sum to 1."""

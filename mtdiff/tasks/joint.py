@@ -9,7 +9,7 @@ picture  (3, H, W): the answer, where a request or a question knows it.
 Letters: H W picture.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, ClassVar
@@ -52,6 +52,10 @@ class JointMasked(Task):
     def needs(self) -> Mapping[Need, float]:
         return {"picture": 1.0}
 
+    @property
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        return {"known": KNOWN}
+
     def make(self, record: Record, rng: np.random.Generator, task_id: int) -> Example:
         target = to_signed(record.image)
         number, (low, high) = int(rng.integers(1, self.patches, endpoint=True)), self.share
@@ -62,7 +66,7 @@ class JointMasked(Task):
 
     def read_request(self, example: Example, given: Mapping[str, str]) -> Example:
         """known: which of picture and masked picture the image is; by default the masked one, or none without image."""
-        refuse_others(self.name, given, ("known",))
+        refuse_others(self.name, given, self.choices)
         has_image = bool((example.mask < 1).any())
         known = given.get("known", "masked" if has_image else "none")
         if known not in KNOWN:
@@ -103,6 +107,10 @@ class JointLabel(Task):
     def needs(self) -> Mapping[Need, float]:
         return {"label": 1.0}
 
+    @property
+    def choices(self) -> Mapping[str, Sequence[str]]:
+        return {"label": tuple(self.classes or ())}
+
     def read_data(self, list_classes: Callable[[], Sequence[str]]) -> Mapping[str, Any]:
         if self.classes is not None:
             return {}
@@ -132,7 +140,7 @@ class JointLabel(Task):
 
     def read_request(self, example: Example, given: Mapping[str, str]) -> Example:
         """label: the name of a class; without it one is asked for. An image is the picture, which is known then."""
-        refuse_others(self.name, given, ("label",))
+        refuse_others(self.name, given, self.choices)
         if example.prompt.strip():
             raise ValueError(f"prompt: task {self.name!r} takes none, since texts tell the label")
         label = -1
@@ -158,7 +166,7 @@ def ask_beside(example: Example, extra: Mapping[str, Tensor]) -> Example:
     return replace(example, **blank, extra={**extra, "picture": example.source})  # type: ignore[arg-type]
 
 
-def refuse_others(task: str, given: Mapping[str, str], known: Sequence[str]) -> None:
+def refuse_others(task: str, given: Mapping[str, str], known: Collection[str]) -> None:
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{name}={shown(value)}: task {task!r} takes none")

@@ -3,8 +3,8 @@
 Letters: H W picture.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,13 +16,22 @@ from mtdiff.types import Example
 
 @dataclass(frozen=True)
 class Takes:
-    """What a task reads, found by making examples from small noise pictures. references: their names."""
+    """What a task reads, found by making examples from small noise pictures.
+
+    references: their names. choices: what a request may say besides, with the values that are allowed.
+    """
 
     image: bool
     prompt: bool
     mask: bool
     optional: frozenset[str] = frozenset()
     references: Sequence[str] = ()
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def may_have_image(self) -> bool:
+        """Whether a request may bring an image, needed or not."""
+        return self.image or "image" in self.optional
 
     @classmethod
     def of(cls, task: Task) -> "Takes":
@@ -34,6 +43,7 @@ class Takes:
             mask=any(bool((e.mask < 1).any() and (e.mask > 0).any()) for e in made),
             optional=task.optional,
             references=tuple(task.shows),
+            choices=dict(task.choices),
         )
 
     def check(self, task: str, *, prompt: object, image: bool, mask: bool, references: Iterable[str] = ()) -> None:

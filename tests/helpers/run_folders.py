@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,29 @@ ABOUT: dict[str, Any] = {
 }
 
 
-def make_run(folder: Path) -> Path:
-    """`adapter.json` and `adapter.safetensors` of MTU on a tiny network, as a run writes them."""
+def make_run(folder: Path, about: dict[str, Any] = ABOUT, noise: float = 0.0) -> Path:
+    """`adapter.json` and `adapter.safetensors` on a tiny network, as a run writes them; by default of MTU.
+
+    noise: standard deviation of what is added to tensors, as if they had been trained.
+    """
     folder.mkdir(parents=True)
-    (folder / "adapter.json").write_text(json.dumps(ABOUT, indent=1))
-    state = build_denoiser(read_about(folder)).adapter()
-    tensors = {k: v.contiguous() for k, v in state.items()}
-    save_file(tensors, folder / "adapter.safetensors", metadata={"about": identity(ABOUT)})
+    (folder / "adapter.json").write_text(json.dumps(about, indent=1))
+    state, rng = build_denoiser(read_about(folder)).adapter(), torch.Generator().manual_seed(0)
+    tensors = {k: v + noise * torch.randn(v.shape, generator=rng) if noise else v for k, v in state.items()}
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    save_file(tensors, folder / "adapter.safetensors", metadata={"about": identity(about)})
     return folder
+
+
+def describe_modalities(method: dict[str, Any], reference: Sequence[str]) -> dict[str, Any]:
+    """`adapter.json` of a method on tasks with a known picture, a label, or reference pictures of these names."""
+    tasks = {
+        "joint_masked": {"_target_": "mtdiff.tasks.joint.JointMasked"},
+        "joint_label": {"_target_": "mtdiff.tasks.joint.JointLabel", "classes": ["clothing", "household"]},
+        "reference": {"_target_": "mtdiff.tasks.reference.FromReference", "reference": list(reference)},
+    }
+    sampling = {"sampler": "ddim", "steps": 2, "guidance": {}}
+    return {**ABOUT, "method": method, "task": tasks, "tasks": list(tasks), "sampling": sampling}
 
 
 def copied(run: Path, to: Path) -> Path:
