@@ -13,6 +13,7 @@
     sampling    our sampler against the diffusers pipeline that an export runs in: the same pictures
     mixed       one batch of four tasks against one call a task
     inherit     drawings whose steps use features of earlier ones, by level, against the whole drawing
+    report      the report page of 5, 50 and 200 runs: how large it is, how long a browser takes to open it (Chromium)
 
 The variants of a comparison take turns, and every turn gives a ratio: shown are the median, the quartiles and whether
 the median meets what is asked (`undecided`: it does not, but a quartile does). Options of its own:
@@ -141,6 +142,13 @@ def run_inherit(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> lis
     return [compare_inheriting(base, *read_drawing(plain, how), how, 5 if base.size > 64 else 20)]
 
 
+def run_report(plain: Mapping[str, Any], how: Any, overrides: list[str]) -> list[Any]:
+    from benchmarks.report import RUNS, compare_opening
+
+    with TemporaryDirectory() as folder:
+        return compare_opening(Path(folder), how, 5, (1, 2) if how.quick else RUNS)
+
+
 PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "experts": run_experts,
     "folded": run_folded,
@@ -151,6 +159,7 @@ PARTS: dict[str, Callable[[Mapping[str, Any], Any, list[str]], list[Any]]] = {
     "sampling": run_sampling,
     "mixed": run_mixed,
     "inherit": run_inherit,
+    "report": run_report,
 }
 
 

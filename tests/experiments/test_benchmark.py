@@ -15,6 +15,7 @@ from benchmarks.timing import Bar, Comparison, How, take_turns
 from tiny import tiny_unet
 from torch import nn
 
+from mtdiff.commands.browser import MISSING, find_browser
 from mtdiff.commands.command import guard
 from mtdiff.methods import experts as layer
 from mtdiff.methods.experts import Experts
@@ -91,12 +92,15 @@ def plain(script: Any, out: Path, *arguments: str) -> dict[str, Any]:
         ("cache", 1, {("cached", "uncached"): 1}),
         ("sampling", 2, {("mtu", "pipeline"): 2, ("folded", "pipeline"): 2}),
         ("mixed", 1, {("mixed", "separate"): 1}),
+        ("report", 2, {("2 runs", "1 runs"): 2}),
         ("inherit", 1, {(f"{level} every {n}", "whole"): 1 for level in ("block", "layer", "unit") for n in (2, 3, 5)}),
     ],
 )
 def test_part(
     part: str, cases: int, bars: dict[tuple[str, str], int], script: Any, tmp_path: Path, capsys: Any
 ) -> None:
+    if part == "report" and find_browser() is None:
+        pytest.skip(MISSING)
     found = plain(script, tmp_path / "b.json", f"what={part}", "repeats=2")
     comparisons = found["comparisons"]
     assert [c["part"] for c in comparisons] == [part] * cases
@@ -113,6 +117,10 @@ def test_part(
         text, edit = (c["counts"] for c in comparisons)
         assert text == {"parameters": 1.0, "flops": 1.0}
         assert all(1 < ratio < 1.01 for ratio in edit.values())
+    if part == "report":
+        beside, inside = (c["counts"] for c in comparisons)
+        assert beside["megabytes, 2 runs"] < inside["megabytes, 2 runs"] < 3
+        assert all(value > 0 for counts in (beside, inside) for value in counts.values())
     if part == "cache":
         assert comparisons[0]["counts"]["losses apart"] < 1e-4
         assert comparisons[0]["counts"]["found"] == 1

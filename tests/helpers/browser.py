@@ -1,7 +1,5 @@
 """A real browser without a screen, cut off from every network, that notes what a page does."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,27 +7,20 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = ("--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")  # WebGL without a GPU
+from mtdiff.commands import browser
+
 GRAVE = ("serious", "critical")
-
-
-def find_browser() -> str | None:
-    """Chromium's path: MTDIFF_BROWSER, which CI sets so that nothing is skipped there, else an installed one."""
-    return os.environ.get("MTDIFF_BROWSER") or next((p for p in map(shutil.which, NAMES) if p), None)
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium, or MTDIFF_BROWSER=<path of one>")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
-        yield browser
-        browser.close()
+    """Chromium; a test that asks for it is skipped where there is none."""
+    if browser.find_browser() is None:
+        pytest.skip(browser.MISSING)
+    with browser.open_browser() as opened:
+        yield opened
 
 
 class Visit:

@@ -78,4 +78,4 @@ setTheme(read("theme", prefersDark() ? "dark" : "light") === "dark");
 fill("study", content.studies.map((one, i) => [i, one.name]), 0);
 prepareControls();
 await drawStudy();
-document.documentElement.dataset.ready = "true";
+document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since the address was opened

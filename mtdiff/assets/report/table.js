@@ -27,12 +27,17 @@ function dots(values, low, high) {
   return picture;
 }
 
-function describeCell(one, column) {
+/** The lowest and the highest value that any seed has in a column. */
+function findSpan(i) {
+  const all = study.lines.flatMap((line) => Object.values(line.cells[i].values ?? {}));
+  return [Math.min(...all), Math.max(...all)];
+}
+
+function describeCell(one, column, span) {
   if (one.value === undefined) return { text: "", order: column.direction === "lower" ? 1e300 : -1e300, title: one.reason };
   const bounds = one.low === null || one.high === null ? null : make("small", {}, `[${format(one.low)}, ${format(one.high)}]`);
-  const all = study.lines.flatMap((line) => Object.values(line.cells[study.columns.indexOf(column)].values ?? {}));
   const note = one.note ? make("small", {}, "*") : null;
-  const nodes = [note, bounds, dots(one.values, Math.min(...all), Math.max(...all))].filter(Boolean);
+  const nodes = [note, bounds, dots(one.values, ...span)].filter(Boolean);
   const title = `${one.n} examples, ${one.seeds} runs${one.note ? `; ${one.note}` : ""}`;
   return { text: format(one.value) + (one.mark === "tied" ? " ≈" : ""), order: one.value, kind: one.mark === "best" ? "best" : null, title, nodes };
 }
@@ -42,10 +47,12 @@ const shownColumns = () => study.columns.filter((column) => ["", column.task].in
 function drawTable() {
   const columns = shownColumns();
   const costs = Object.keys(content.costs);
+  const places = columns.map((c) => study.columns.indexOf(c));
+  const spans = places.map(findSpan);
   const head = ["method", ...columns.map((c) => `${c.task}\n${c.metric}`), "seeds", ...Object.values(content.costs)];
   const rows = study.lines.map((line) => ({
     kind: line.reference ? "reference" : null,
-    cells: [line.label, ...columns.map((c) => describeCell(line.cells[study.columns.indexOf(c)], c)), { text: line.seeds, order: parseInt(line.seeds, 10) || 0 },
+    cells: [line.label, ...columns.map((c, k) => describeCell(line.cells[places[k]], c, spans[k])), { text: line.seeds, order: parseInt(line.seeds, 10) || 0 },
       ...costs.map((key) => ({ text: line.cost[key] === null ? "" : key.endsWith("_ms") || key.endsWith("_mb") ? format(line.cost[key]) : large(line.cost[key]), order: line.cost[key] ?? -1 }))],
   }));
   comparison = table($("table-box"), head, rows, "sort");
