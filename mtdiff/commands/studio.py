@@ -150,9 +150,10 @@ class Studio:
             numbers = {name: int(value) for name, value in example.extra.items() if value.ndim == 0}
             choices |= model.tasks[task].name_numbers(numbers)
         example = max(made, key=lambda one: len(one.extra))  # whose prompt leaves out what references show
-        takes = self.first.takes[task]
-        picture = to_pil(example.target if takes.mask else example.source) if takes.image else None
-        strokes = draw_strokes(example.mask[0].numpy()) if takes.mask else None
+        hole = example.mask[0].numpy() if 0 < float(example.mask.mean()) < 1 else None  # a task may have both kinds
+        shown_whole = example.source if hole is None else example.target
+        picture = to_pil(shown_whole) if self.first.takes[task].image else None
+        strokes = None if hole is None else draw_strokes(hole)
         allowed = self.tasks[task].choices
         choices = {name: value for name, value in choices.items() if value in allowed.get(name, ())}
         return Offer(picture, strokes, example.prompt, references, choices)

@@ -229,6 +229,23 @@ def test_a_run_ends_well_without_the_libraries(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_merged_run_says_what_it_is_made_of(tmp_path: Path, visit: Any) -> None:
+    """In its provenance, whose column other pages lack; budgets of one method are lines of their own."""
+    for k, budget in enumerate((None, 0.5, 0.9)):
+        one = result("mtu", 0, parts=[{"method": HOSTILE, "tasks": ["edit"], "seed": 0, "weight": 0.5}, {}][: 2 * k])
+        one.config["sampling"] = {"budget": budget}
+        one.save(tmp_path / str(k) / "result.json")
+    content = describe_results(find(f"{tmp_path}/*/result.json"), Store(None))["studies"][0]
+    labels = [line["label"] for line in content["lines"] if not line["reference"]]
+    assert [label.partition("sampling.budget=")[2][:3] for label in labels].count("0.9") == 1
+    assert content["runs"][0]["origin"]["parts"] == ""
+    made_of = f"0.5 x {HOSTILE} on edit, seed 0; ? x ? on unknown tasks, seed ?"
+    assert content["runs"][1]["origin"]["parts"] == made_of
+    page = write_report(find(f"{tmp_path}/*/result.json"), tmp_path / "page.html", inline=True)
+    rows = list(csv.DictReader(io.StringIO(visit(page).download("#origin-csv"))))
+    assert [row["made of"] for row in rows] == ["", made_of, made_of]
+
+
 def test_an_output_has_one_ending() -> None:
     assert locate_page("a/b.html") == locate_page("a/b") == Path("a/b.html")
 
@@ -338,6 +355,7 @@ def test_hostile_names_are_texts(hostile: Path, visit: Any) -> None:
     assert seen.overflow == 0
     assert seen.page.locator("img").count() == 0
     assert HOSTILE in seen.page.locator("#table-box tbody th").all_inner_texts()
+    assert "made of" not in seen.page.inner_text("#origin-box")
     for place in ("#gaps", "#wall-box", "#config-box", "#provenance", "#verdicts"):
         assert HOSTILE in seen.page.inner_text(place).replace("\n", " "), place
     seen.page.fill("#table-filter", "onerror")

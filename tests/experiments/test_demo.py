@@ -20,7 +20,10 @@ from run_folders import describe_modalities, make_run
 
 from mtdiff import load_run
 from mtdiff.commands.studio import Request, Studio, join_layers, read_editor, read_upload
+from mtdiff.data.emoji.source import EmojiSource
+from mtdiff.data.mixture import Mixture
 from mtdiff.model.sampling import Guidance
+from mtdiff.runs.model import to_pil
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -77,7 +80,16 @@ def test_two_runs_draw_from_one_seed_as_load_run_does(studio: Studio) -> None:
 
 
 def test_an_example_has_the_hole_of_its_task(studio: Studio) -> None:
-    offer = studio.take_example("inpaint")
+    """And where the task has examples without one, such as a thing that is to be removed, the picture alone."""
+    offers = [studio.take_example("inpaint") for _ in range(16)]
+    assert {offer.strokes is None for offer in offers} == {True, False}
+    examples = Mixture.first_examples(EmojiSource(size=64), [studio.first.tasks["inpaint"]], "test", 16)
+    given = {
+        to_pil(e.source if float(e.mask.mean()) == 0 else e.target).tobytes()
+        for e in map(examples.__getitem__, range(16))
+    }
+    assert {offer.picture.tobytes() for offer in offers if offer.picture is not None} == given
+    offer = next(offer for offer in offers if offer.strokes is not None)
     assert offer.picture is not None
     assert offer.strokes is not None
     (drawn, _), _ = studio.draw(request("inpaint", offer.prompt, offer.picture, offer.strokes))

@@ -71,7 +71,7 @@ function prepareControls() {
   $("pair-csv").addEventListener("click", () => save("differences", [["example", "difference"], ...subtract(...pair().slice(1), pair()[0]).map((point) => [point.example, point.difference])]));
   $("curve-csv").addEventListener("click", () => save("curves", [["run", "what", "step", "value"], ...listCurves().map((point) => [point.run, point.what, point.step, point.value])]));
   $("config-csv").addEventListener("click", () => save("configurations", [["option", "left run", "right run"], ...listOptions()]));
-  $("origin-csv").addEventListener("click", () => save("provenance", [["run", "what", "status", ...ORIGIN], ...listOrigins()]));
+  $("origin-csv").addEventListener("click", () => save("provenance", [nameOrigins(), ...listOrigins()]));
 }
 
 setTheme(read("theme", prefersDark() ? "dark" : "light") === "dark");

@@ -92,8 +92,11 @@ function drawGaps() {
   $("gap-list").replaceChildren(list);
 }
 
-const ORIGIN = ["commit", "data", "device", "time", "versions"];
-const listOrigins = () => study.runs.map((run) => [run.name, run.label, run.status, ...ORIGIN.map((key) => run.origin[key])]);
+const ORIGIN = { commit: "commit", data: "data", device: "device", time: "time", versions: "versions", parts: "made of" };
+/** Keys of where runs come from; what a run is made of is shown where one of them is merged. */
+const listOriginKeys = () => Object.keys(ORIGIN).filter((key) => key !== "parts" || study.runs.some((run) => run.origin.parts));
+const nameOrigins = () => ["run", "what", "status", ...listOriginKeys().map((key) => ORIGIN[key])];
+const listOrigins = () => study.runs.map((run) => [run.name, run.label, run.status, ...listOriginKeys().map((key) => run.origin[key])]);
 function drawOrigins() {
-  table($("origin-box"), ["run", "what", "status", "commit", "data", "device", "time", "versions"], listOrigins().map((cells) => ({ cells })), "origin-sort");
+  table($("origin-box"), nameOrigins(), listOrigins().map((cells) => ({ cells })), "origin-sort");
 }

@@ -202,7 +202,15 @@ def describe_origin(result: Result) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     data = str(result.method_report.get("data_hash") or "not recorded")[:16]
     made = {"commit": commit, "data": data, "device": result.device, "time": ", ".join(times), "versions": versions}
+    made["parts"] = "; ".join(map(describe_part, result.parts))
     return {key: shown(value, 500) for key, value in made.items()}
+
+
+def describe_part(part: Mapping[str, Any]) -> str:
+    """One of the adapters that a merged or summed run is made of: `1 x lora_ffn on edit, seed 0`."""
+    tasks = part.get("tasks")
+    named = ", ".join(map(str, tasks)) if isinstance(tasks, list) else "unknown tasks"
+    return f"{part.get('weight', '?')} x {part.get('method', '?')} on {named}, seed {part.get('seed', '?')}"
 
 
 def read_curves(result: Result) -> Iterator[tuple[str, list[list[float]]]]:
