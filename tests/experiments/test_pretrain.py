@@ -94,7 +94,8 @@ def test_denoisers_share_their_latents_and_a_better_decoder_leaves_them(tmp_path
     one, other = (AutoencoderKL.from_pretrained(path).state_dict() for path in ("mtdiff/assets/nano/vae", better))
     changed = {name.split(".")[0] for name, value in one.items() if not value.equal(other[name])}
     assert changed == {"decoder", "post_quant_conv"}
-    again = pretrain(tmp_path / "again", "stages=[denoiser]", *NANO, start, "denoiser.budget.lr=0", "denoiser.budget.muon=0")
+    still = ["denoiser.budget.lr=0", "denoiser.budget.muon=0"]
+    again = pretrain(tmp_path / "again", "stages=[denoiser]", *NANO, start, *still)
     file_name = "denoiser/model/diffusion_pytorch_model.safetensors"
     one, other = (load_file(folder / file_name) for folder in (tmp_path, again))
     assert all(torch.allclose(one[k], other[k], atol=1e-6) for k in one)
