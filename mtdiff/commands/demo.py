@@ -17,7 +17,7 @@ ADDRESS = "127.0.0.1"
 LARGEST = "50mb"  # of an upload
 FONTS = ["system-ui", "sans-serif"]  # the visitor's own; Gradio's default ones come from the network
 MOST_RUNS = 2
-STYLE = ".answer img { width: 100%; max-height: 70vh; object-fit: contain; }"
+STYLE = ".answer img { width: 100%; min-height: 18rem; max-height: 70vh; object-fit: contain; }"
 
 
 def check_gradio() -> None:
