@@ -84,7 +84,7 @@ def page(name: str, notebook: Any, names: Sequence[str]) -> str:
 
 
 def export(options: dict[str, str]) -> Iterator[Path]:
-    from mtdiff.files import write_atomically
+    from mtdiff.files.writing import write_atomically
 
     chosen = notebooks(options["only"])
     environment = {"MTDIFF_RESULTS": absolute(options["results"]) if options["results"] else ""}

@@ -44,7 +44,7 @@ from mtdiff.commands.command import run_command
 from mtdiff.commands.compose import CONFIGS, read_configuration
 from mtdiff.config.schema import construct, refuse
 from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, write_atomically
+from mtdiff.files.writing import check_folder, write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.runs.checks import list_compared_tasks
 

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
     from mtdiff.config.schema import construct
     from mtdiff.data.tables import checker
-    from mtdiff.files import write_atomically
+    from mtdiff.files.writing import write_atomically
 
     report = checker.check_source(construct(plain["data"]), limit, threads)
     found = checker.problems(report)

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     from mtdiff.commands.arguments import check_output, read_switch, split_settings
     from mtdiff.commands.compose import read_configuration
     from mtdiff.config.schema import construct
-    from mtdiff.files import write_atomically
+    from mtdiff.files.writing import write_atomically
     from mtdiff.runs.costs import count_costs, describe_costs, measure_alone
 
     own, overrides = split_settings(arguments, settings=MEASURING, further=OWN, script="cost")

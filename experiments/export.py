@@ -18,7 +18,8 @@ def main(arguments: list[str]) -> None:
     from mtdiff.commands.arguments import parse_options
     from mtdiff.commands.pictures import read_run
     from mtdiff.config.schema import refuse
-    from mtdiff.files import check_folder, shown
+    from mtdiff.errors import shown
+    from mtdiff.files.writing import check_folder
 
     sums = any(argument.startswith("adapter=") for argument in arguments)
     allowed = ("run", "adapter", "weights", "task", "out", "form", "packages", "base", "encoder")

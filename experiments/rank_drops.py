@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     from mtdiff.commands.arguments import check_output, read_number, split_options
     from mtdiff.commands.compose import read_configuration
     from mtdiff.config.schema import construct
-    from mtdiff.files import write_atomically
+    from mtdiff.files.writing import write_atomically
 
     own, overrides = split_options(arguments, ("out", "repeats"))
     out, repeats = check_output(own.get("out")), read_number(own, "repeats", int, 20, 0)

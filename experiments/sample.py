@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
 
     from mtdiff.commands import pictures
     from mtdiff.commands.arguments import read_number
-    from mtdiff.files import ENDINGS, check_writable
+    from mtdiff.files.writing import ENDINGS, check_writable
 
     references, arguments = pictures.split_references(arguments)
     given, overrides = pictures.parse_request(arguments, (*OPTIONS, *MODALITIES, *pictures.FASTER, *WHERE))

@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     from mtdiff.commands.arguments import parse_options
-    from mtdiff.files import write_atomically
+    from mtdiff.files.writing import write_atomically
     from mtdiff.runs.adapter import ADAPTERS, identity, read_about
 
     given = parse_options(arguments, ("run", "name"), ("run", "name"))

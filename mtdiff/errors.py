@@ -29,3 +29,16 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, RunError | Interrupted | ValueError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: object, most: int = 100) -> str:
+    """A value in a message: one line of printable characters, cut where it is long."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return shown(text or type(error).__name__, 200)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from base_model.records import Records, describe_portrait, stack_records
 from mtdiff.backbones.latent import LatentBackbone
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.types import Text
 
 AT_ONCE = 64

@@ -19,7 +19,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from mtdiff.files import replace_file, shown, write_atomically
+from mtdiff.errors import shown
+from mtdiff.files.writing import replace_file, write_atomically
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"

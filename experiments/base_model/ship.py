@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, CLIPVisio
 
 from base_model.parts import open_parts, read_backbone
 from base_model.work import Work
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 
 SHARD = "15MB"
 TEXT = ("text_encoder", "tokenizer")

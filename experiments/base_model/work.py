@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 from base_model.loop import STATE, Budget, Stage, read_state, train_stage
 from base_model.records import Records, hash_data
 from mtdiff.data.emoji.source import EmojiSource
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.provenance import device_name
 from mtdiff.types import Split
 

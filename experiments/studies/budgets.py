@@ -26,7 +26,7 @@ from mtdiff.commands.command import run_command
 from mtdiff.commands.compose import read_configuration
 from mtdiff.commands.studies import build_examples, find_runs
 from mtdiff.config.schema import construct
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results import budget_study as results
 from mtdiff.results import ways as drawings

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where base_model is
 from mtdiff.commands.arguments import override_defaults, read_number
 from mtdiff.commands.command import run_command
 from mtdiff.config.schema import construct
-from mtdiff.files import check_writable, shown, write_atomically
+from mtdiff.errors import shown
+from mtdiff.files.reading import check_header
+from mtdiff.files.writing import check_writable, write_atomically
 from mtdiff.provenance import provenance
-from mtdiff.reading import check_header
 from mtdiff.results.encoding import write_lines
 from mtdiff.runs.adapter import About, list_shipped, read_about
 

@@ -27,7 +27,7 @@ from mtdiff.commands.command import run_command
 from mtdiff.commands.compose import read_configuration
 from mtdiff.commands.studies import build_examples, find_runs, list_folders
 from mtdiff.config.schema import construct
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.provenance import provenance
 from mtdiff.results.encoding import write_lines
 from mtdiff.results.ways import (

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from mtdiff.commands.arguments import override_defaults
 from mtdiff.commands.command import run_command
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.provenance import provenance
 
 RUN = Path(__file__).parents[1] / "run.py"

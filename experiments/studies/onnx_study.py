@@ -26,7 +26,7 @@ from mtdiff.commands.command import run_command
 from mtdiff.commands.compose import read_configuration
 from mtdiff.config.schema import construct, refuse
 from mtdiff.errors import ConfigError
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.provenance import device_name, versions
 
 STUDY = "mtdiff.runs.onnx.Study"

@@ -19,7 +19,7 @@ from typing import Any
 from mtdiff.commands.arguments import override_defaults
 from mtdiff.commands.command import run_command
 from mtdiff.config.defaults import literal_defaults
-from mtdiff.files import check_folder, check_writable, write_atomically
+from mtdiff.files.writing import check_folder, check_writable, write_atomically
 from mtdiff.results.encoding import write_lines
 from mtdiff.results.find import find
 from mtdiff.results.protocol import every_option

@@ -19,8 +19,8 @@ from mtdiff.commands.arguments import parse_options, read_packages
 from mtdiff.commands.command import run_command
 from mtdiff.config.schema import check, check_arguments, construct, refuse
 from mtdiff.config.signatures import signature
-from mtdiff.files import shown
-from mtdiff.reading import read_yaml, resolve_within
+from mtdiff.errors import shown
+from mtdiff.files.reading import read_yaml, resolve_within
 from mtdiff.runs.adapter import about_of
 from mtdiff.runs.foreign import check_flat
 

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 from mtdiff.backbones.base import Backbone, Level, Part
 from mtdiff.backbones.hub import explain_failure
-from mtdiff.reading import hide_loading_bars
+from mtdiff.files.reading import hide_loading_bars
 
 MOST_CUT = 10_000  # prompts that are remembered as cut
 LONGEST_CUT = 1000  # characters of each

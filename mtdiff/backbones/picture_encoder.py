@@ -22,8 +22,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mtdiff.backbones.hub import reason as explain
 from mtdiff.backbones.stable_diffusion import SHIPPED, shipped_folder
+from mtdiff.files.reading import hide_loading_bars
 from mtdiff.provenance import hash_weights
-from mtdiff.reading import hide_loading_bars
 from mtdiff.types import REFERENCE
 
 PART = "image_encoder"  # the folder of the tower in a pipeline

@@ -9,8 +9,8 @@ import yaml
 
 from mtdiff.config.schema import check_arguments, refuse
 from mtdiff.config.signatures import PACKAGES, signature
-from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, shown
+from mtdiff.errors import ConfigError, shown
+from mtdiff.files.writing import check_folder
 
 
 def split_options(arguments: Sequence[str], names: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -9,7 +9,8 @@ from typing import Any
 from mtdiff.commands.arguments import read_number, read_switch
 from mtdiff.commands.compose import read_configuration
 from mtdiff.commands.pictures import read_run
-from mtdiff.files import check_folder, shown, write_atomically
+from mtdiff.errors import shown
+from mtdiff.files.writing import check_folder, write_atomically
 
 LIMITS = ("latency_ms", "flops", "memory_mb")
 OWN = ("run", "task", "out", *LIMITS, "candidates", "seed", "threads", "device", "onnx", "packages", "base")

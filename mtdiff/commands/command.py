@@ -73,8 +73,7 @@ def print_any_letter() -> None:
 
 def describe_failure(error: BaseException, prefix: str) -> tuple[int | None, str]:
     """The exit code and the line of an error that we foresee; (None, "") for any other."""
-    from mtdiff.errors import IN_USE, Interrupted, InUse, RunError
-    from mtdiff.files import shown
+    from mtdiff.errors import IN_USE, Interrupted, InUse, RunError, shown
 
     line = f"{prefix}: {shown(error, 1000)}"
     match error:

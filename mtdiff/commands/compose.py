@@ -20,8 +20,7 @@ from mtdiff.commands.hydra_inside import Override
 from mtdiff.config.schema import SECTIONS, check, check_arguments, construct, nearest, refuse
 from mtdiff.config.settings import Settings
 from mtdiff.config.signatures import PACKAGES, signature
-from mtdiff.errors import ConfigError
-from mtdiff.files import shown
+from mtdiff.errors import ConfigError, shown
 from mtdiff.runs.adapter import check_init, check_start, read_light, read_teacher
 from mtdiff.runs.checks import check_constructors, check_run, check_shape
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mtdiff.commands.arguments import list_folders, list_numbers
-from mtdiff.files import shown
+from mtdiff.errors import shown
 
 if TYPE_CHECKING:
     from mtdiff.commands.studio import Studio

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 
 if TYPE_CHECKING:
     from mtdiff.commands.studio import Controls, Studio

@@ -12,8 +12,8 @@ from mtdiff.commands.arguments import list_folders, list_numbers, read_number, r
 from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import read_configuration
 from mtdiff.commands.run import describe_adapter, start_result
-from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, shown, write_atomically
+from mtdiff.errors import ConfigError, shown
+from mtdiff.files.writing import check_folder, write_atomically
 from mtdiff.results.phases import Phases
 from mtdiff.runs.adapter import About, read_about
 from mtdiff.runs.checks import check_constructors

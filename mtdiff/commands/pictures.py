@@ -16,8 +16,8 @@ from mtdiff.commands.arguments import (
 )
 from mtdiff.config.schema import construct, refuse
 from mtdiff.config.settings import Sampling
-from mtdiff.files import reason, shown
-from mtdiff.pictures import load_picture
+from mtdiff.errors import reason, shown
+from mtdiff.files.pictures import load_picture
 from mtdiff.runs.adapter import About, choose_sampling, read_about
 
 REFERENCE = "reference."

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtdiff.errors import one_line
-from mtdiff.files import first_process, shown
+from mtdiff.errors import one_line, shown
+from mtdiff.files.writing import first_process
 
 
 def report_run(folder: Path) -> None:

@@ -13,9 +13,9 @@ from mtdiff.commands.build import build_experiment
 from mtdiff.commands.compose import check_configuration
 from mtdiff.commands.report import report_run
 from mtdiff.config.defaults import fill_defaults, strip_defaults
-from mtdiff.errors import ConfigError
-from mtdiff.files import check_folder, first_process, shown, write_atomically
-from mtdiff.reading import check_links, read_yaml
+from mtdiff.errors import ConfigError, shown
+from mtdiff.files.reading import check_links, read_yaml
+from mtdiff.files.writing import check_folder, first_process, write_atomically
 from mtdiff.results.phases import Phases
 from mtdiff.runs.adapter import drop_teacher
 from mtdiff.runs.checks import check_constructors, list_compared_tasks

@@ -15,10 +15,10 @@ from PIL import Image
 from mtdiff.config.drawing import Inherit
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Mixture
-from mtdiff.files import shown
+from mtdiff.errors import shown
+from mtdiff.files.pictures import lay_on_white, load_picture
 from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.sampling import Guidance
-from mtdiff.pictures import lay_on_white, load_picture
 from mtdiff.runs.load import load_run
 from mtdiff.runs.model import Answer, Model, to_pil
 from mtdiff.tasks.base import Task

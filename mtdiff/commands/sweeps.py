@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs all jobs in this process
 

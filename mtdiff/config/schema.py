@@ -13,8 +13,7 @@ from typing import Any
 
 from mtdiff.config.annotations import describe, fits, misfit
 from mtdiff.config.signatures import PACKAGES, Argument, definition, descends, resolve_name, signature
-from mtdiff.errors import ConfigError
-from mtdiff.files import shown
+from mtdiff.errors import ConfigError, shown
 
 BACKBONE = "mtdiff.backbones.base.Backbone"
 KINDS = {

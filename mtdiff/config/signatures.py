@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from mtdiff.errors import ConfigError
-from mtdiff.files import shown
+from mtdiff.errors import ConfigError, shown
 
 PACKAGES = ("mtdiff", "baselines")
 

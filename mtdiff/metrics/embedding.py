@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from mtdiff.reading import hide_loading_bars
+from mtdiff.files.reading import hide_loading_bars
 
 SHIPPED = "assets/measure_clip"
 Preparation = Literal["antialiased", "instruct_pix2pix", "processor"]

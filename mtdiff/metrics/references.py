@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mtdiff.errors import RunError
-from mtdiff.files import find_user_cache, write_atomically
+from mtdiff.files.writing import find_user_cache, write_atomically
 from mtdiff.metrics.embedding import MeasuringClip
 from mtdiff.metrics.measures import ClipMeasure, Galleries, Parts
 from mtdiff.types import REFERENCE, Batch, Gallery

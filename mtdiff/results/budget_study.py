@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdiff.reading import read_json
+from mtdiff.files.reading import read_json
 from mtdiff.results.intervals import Interval
 from mtdiff.results.render import ARROWS, large, number
 from mtdiff.results.table import Column

@@ -6,7 +6,8 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-from mtdiff.files import shown, write_atomically
+from mtdiff.errors import shown
+from mtdiff.files.writing import write_atomically
 from mtdiff.results.find import Found, find
 from mtdiff.results.record import RUN, Result, Row
 from mtdiff.results.samples import find_grid, read_grid

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 
 LONGEST = 2000  # characters of one text; ours have 800 at most
 TEX = {

@@ -7,7 +7,7 @@ and figures calculate with.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.results.record import Result
 from mtdiff.results.schema import is_number, is_text, list_of
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from mtdiff.files import MEGABYTE, write_atomically
-from mtdiff.reading import read_json
+from mtdiff.files.reading import read_json
+from mtdiff.files.writing import MEGABYTE, write_atomically
 from mtdiff.results.encoding import strip_machine, to_json, write_lines
 from mtdiff.results.schema import (
     COUNT,

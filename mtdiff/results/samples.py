@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtdiff.files import MEGABYTE, shown
-from mtdiff.pictures import open_picture, to_rgb
-from mtdiff.reading import read_bytes, read_json, resolve_within
+from mtdiff.errors import shown
+from mtdiff.files.pictures import open_picture, to_rgb
+from mtdiff.files.reading import read_bytes, read_json, resolve_within
+from mtdiff.files.writing import MEGABYTE
 
 NAME = re.compile(r"\w[\w.+-]{0,99}", re.ASCII)
 MAX_PIXELS = 16_000_000

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.reading import read_json
+from mtdiff.files.reading import read_json
 from mtdiff.results.intervals import Interval, paired_difference
 from mtdiff.results.paired import compare_paired
 from mtdiff.results.record import Row

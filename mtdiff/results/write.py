@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mtdiff.config.schema import refuse
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.results.render import Aside, html, latex, markdown
 from mtdiff.results.table import Table, keep_columns
 

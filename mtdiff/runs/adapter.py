@@ -16,8 +16,8 @@ from mtdiff.config.defaults import fill_defaults
 from mtdiff.config.schema import check_arguments
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES, signature
-from mtdiff.files import shown
-from mtdiff.reading import check_header, read_json, resolve_within
+from mtdiff.errors import shown
+from mtdiff.files.reading import check_header, read_json, resolve_within
 from mtdiff.runs.checks import BUILT_IN
 from mtdiff.runs.foreign import IDENTITY, check_content, name_encoder
 

@@ -21,7 +21,7 @@ from mtdiff.config.schema import construct
 from mtdiff.costs.measure import MB, make_call, measure_latency
 from mtdiff.costs.modules import Costs, count_whole
 from mtdiff.errors import RunError
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.methods.assembler import Assembler
 from mtdiff.methods.base import CannotFold
 from mtdiff.methods.supernet import close_choice

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtdiff.files import MEGABYTE, find_user_cache, first_process, reason, write_atomically
+from mtdiff.errors import reason
+from mtdiff.files.reading import read_json
+from mtdiff.files.writing import MEGABYTE, find_user_cache, first_process, write_atomically
 from mtdiff.metrics.quality import Judge
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import hash_sources, hash_weights, versions
-from mtdiff.reading import read_json
 from mtdiff.results.encoding import to_json
 from mtdiff.results.record import Row, build_row
 from mtdiff.results.schema import list_errors

@@ -17,8 +17,8 @@ from mtdiff.config.schema import check_arguments, construct, nearest, refuse
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import Argument, signature
 from mtdiff.data.shares import cycle_counts
-from mtdiff.errors import ConfigError
-from mtdiff.files import RANKS, check_folder, reason, shown
+from mtdiff.errors import ConfigError, reason, shown
+from mtdiff.files.writing import RANKS, check_folder
 
 SHAPE: dict[str, Any] = {
     **dict.fromkeys(("task", "weights", "training", "sampling", "evaluation", "logger", "trainer"), dict),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.config.schema import construct
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.provenance import hash_weights
 from mtdiff.runs.adapter import About, check_base

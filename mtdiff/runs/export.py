@@ -17,11 +17,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from mtdiff.backbones.stable_diffusion import StableDiffusion
-from mtdiff.errors import RunError
-from mtdiff.files import reason, shown
+from mtdiff.errors import RunError, reason, shown
+from mtdiff.files.reading import hide_loading_bars
 from mtdiff.methods.base import CannotFold
 from mtdiff.model.sampling import make_scheduler
-from mtdiff.reading import hide_loading_bars
 from mtdiff.runs.model import Model
 from mtdiff.tasks.takes import Takes
 

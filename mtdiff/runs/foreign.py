@@ -11,7 +11,7 @@ from typing import Any
 
 from mtdiff.config.schema import check, check_arguments
 from mtdiff.config.signatures import PACKAGES, signature
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.runs.checks import BUILT_IN, check_sizes, check_tasks
 
 IDENTITY = ("method", "backbone", "task", "tasks")

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mtdiff.data.mixture import Mixture
-from mtdiff.errors import RunError, one_line
-from mtdiff.files import reason, write_atomically
+from mtdiff.errors import RunError, one_line, reason
+from mtdiff.files.writing import write_atomically
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.provenance import hash_weights
 from mtdiff.results.record import Result, Row

@@ -24,7 +24,8 @@ from mtdiff.config import drawing
 from mtdiff.config.schema import construct
 from mtdiff.config.settings import Sampling
 from mtdiff.config.signatures import PACKAGES
-from mtdiff.files import reason, shown
+from mtdiff.errors import reason, shown
+from mtdiff.files.reading import check_header
 from mtdiff.methods.teaching import Teaching
 from mtdiff.model.denoiser import Denoiser
 from mtdiff.model.drawing import Switch, map_tasks
@@ -32,7 +33,6 @@ from mtdiff.model.inheritance import Inheritance
 from mtdiff.model.painter import Painter
 from mtdiff.model.sampling import Guidance
 from mtdiff.provenance import hash_weights
-from mtdiff.reading import check_header
 from mtdiff.runs.adapter import About, check_base, check_beside, choose_sampling, read_about, read_light
 from mtdiff.runs.checks import check_levels
 from mtdiff.runs.model import Model

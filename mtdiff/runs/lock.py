@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mtdiff.errors import InUse
-from mtdiff.files import first_process, hold_folder, reason, shown
+from mtdiff.errors import InUse, reason, shown
+from mtdiff.files.writing import first_process, hold_folder
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from mtdiff.config.schema import refuse
-from mtdiff.files import shown
+from mtdiff.errors import shown
+from mtdiff.files.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.model.painter import Drawn, Painter, first_noise
 from mtdiff.model.sampling import Guidance
-from mtdiff.pictures import check_hole, lay_on_white, read_mask, read_pixels, upright_size
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.takes import Takes
 from mtdiff.types import REFERENCE, Batch, Example
@@ -63,7 +63,7 @@ class Model:
         """Draw pictures for one request or several; a single value serves every request.
 
         image: PIL, or (3, H, W) in [-1, 1]; resized to the model's size. mask: PIL or (1, H, W) in [0, 1], from 0.5 on
-        drawn anew (of layers: `mtdiff.pictures`). seed: request i starts from the noise of (seed, i).
+        drawn anew (of layers: `mtdiff.files.pictures`). seed: request i starts from the noise of (seed, i).
         guidance: over the run's own. given: what a task of several modalities takes besides, such as {"label": ...}.
         reference: pictures by name, as `image`; a task says which it takes.
         """
@@ -159,7 +159,7 @@ class Model:
         return _resize(pixels.float() / 127.5 - 1, self.size)
 
     def _read_mask(self, mask: Picture) -> Tensor:
-        """(1, S, S), 1 in the hole, by the rule of `mtdiff.pictures`."""
+        """(1, S, S), 1 in the hole, by the rule of `mtdiff.files.pictures`."""
         if isinstance(mask, Image.Image):
             mask = torch.from_numpy(read_mask(mask))[None]
         if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():

@@ -15,7 +15,7 @@ from torch import nn
 from mtdiff.costs.flops import encode_prompt, make_condition
 from mtdiff.costs.measure import make_call, measure_latency
 from mtdiff.costs.modules import Costs, Part, Table, Timed, count_whole, measure_table
-from mtdiff.files import find_user_cache, write_atomically
+from mtdiff.files.writing import find_user_cache, write_atomically
 from mtdiff.methods.assembler import Assembler
 from mtdiff.methods.supernet import Module, number_layers
 from mtdiff.model.denoiser import Denoiser

@@ -19,8 +19,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mtdiff.errors import RunError
-from mtdiff.files import reason, shown
+from mtdiff.errors import RunError, reason, shown
 from mtdiff.methods.base import CannotFold
 from mtdiff.runs.adapter import About
 from mtdiff.runs.export import INPUT, fold_network, pipeline_name, widen_input_conv

@@ -21,12 +21,12 @@ from safetensors import safe_open
 from mtdiff.backbones.base import Backbone
 from mtdiff.backbones.stable_diffusion import StableDiffusion
 from mtdiff.config.settings import Sampling
-from mtdiff.files import shown
+from mtdiff.errors import shown
+from mtdiff.files.reading import check_header, read_json, resolve_within
 from mtdiff.methods.base import Method
 from mtdiff.methods.layout import ChannelConcat, Layout
 from mtdiff.methods.untouched import TargetAlone, Untouched
 from mtdiff.model.denoiser import Denoiser
-from mtdiff.reading import check_header, read_json, resolve_within
 from mtdiff.runs.export import INPUT, input_channels, widen_input_conv
 from mtdiff.runs.load import make_painter
 from mtdiff.runs.model import Model

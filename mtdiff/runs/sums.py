@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtdiff.config.defaults import fill_defaults
 from mtdiff.config.schema import construct
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.runs.adapter import About
 
 LISTED = ("reference", "hidden")

@@ -19,7 +19,7 @@ from mtdiff.costs.drawing import count_drawing, guide_task, time_turn
 from mtdiff.costs.flops import encode_prompt, has_source
 from mtdiff.data.mixture import Mixture
 from mtdiff.data.source import Source
-from mtdiff.files import find_user_cache
+from mtdiff.files.writing import find_user_cache
 from mtdiff.metrics.quality import Judge
 from mtdiff.provenance import hash_sources, versions
 from mtdiff.results.record import Result, Row

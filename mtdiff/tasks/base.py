@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.rng import numpy_rng
 from mtdiff.types import Batch, Example, Need, Record
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.tasks.base import FIDELITY, LPIPS, PSNR, Metric, Task, check_range, restore_example, to_signed
 from mtdiff.types import LABEL_TIMES, MASKED_SHARES, Batch, Example, Need, Record
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.rng import numpy_rng
 from mtdiff.tasks.base import Task
 from mtdiff.types import Example

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mtdiff.backbones.base import Backbone
 from mtdiff.errors import RunError
-from mtdiff.files import find_user_cache, write_atomically
+from mtdiff.files.writing import find_user_cache, write_atomically
 from mtdiff.rng import torch_rng
 
 log = logging.getLogger(__name__)

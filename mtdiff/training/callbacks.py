@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.training.parallel import gather_tensor, reshard, shard_like
 from mtdiff.types import Batch
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from mtdiff.errors import RunError
-from mtdiff.files import Folder, first_process, hold_folder, reason
+from mtdiff.errors import RunError, reason
+from mtdiff.files.writing import Folder, first_process, hold_folder
 
 log = logging.getLogger(__name__)
 KEPT = 2

@@ -9,8 +9,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from mtdiff.errors import RunError
-from mtdiff.files import reason
+from mtdiff.errors import RunError, reason
 from mtdiff.training.checkpoint_files import (
     WholeFiles,
     identify_folder,

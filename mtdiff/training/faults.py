@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mtdiff.errors import RunError
-from mtdiff.files import reason, write_atomically
-from mtdiff.reading import check_header, read_json
+from mtdiff.errors import RunError, reason
+from mtdiff.files.reading import check_header, read_json
+from mtdiff.files.writing import write_atomically
 from mtdiff.training.module import MultiTaskModule
 from mtdiff.training.parallel import gather_tensor, is_first
 from mtdiff.types import Batch

@@ -19,8 +19,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtdiff.files import MEGABYTE, append_text, hold_folder, reason, shown, write_atomically
-from mtdiff.reading import read_json, read_text
+from mtdiff.errors import reason, shown
+from mtdiff.files.reading import read_json, read_text
+from mtdiff.files.writing import MEGABYTE, append_text, hold_folder, write_atomically
 from mtdiff.results.record import Result, Row
 from mtdiff.results.samples import read_prompts, read_strips
 

@@ -14,7 +14,7 @@ from forked import run_script
 
 from mtdiff.commands.build import has_netrc_entry
 from mtdiff.commands.run import list_others
-from mtdiff.files import find_user_cache
+from mtdiff.files.writing import find_user_cache
 from mtdiff.runs.lock import hold_alone
 
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,9 @@ from torch import Tensor
 from mtdiff.config.schema import check, construct
 from mtdiff.data.emoji.source import EmojiSource
 from mtdiff.data.mixture import Cycle, Mixture, Stream, cycle_counts
-from mtdiff.files import shown
+from mtdiff.errors import shown
+from mtdiff.files.reading import read_json, read_yaml
 from mtdiff.methods.layout import Canvas, ChannelConcat, Layout
-from mtdiff.reading import read_json, read_yaml
 from mtdiff.results.record import Result, Row
 from mtdiff.results.schema import LARGEST
 from mtdiff.results.summary import summarise

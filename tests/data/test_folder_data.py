@@ -28,7 +28,7 @@ from mtdiff.data.tables.folder import Folder
 from mtdiff.data.tables.hub import Hub, Part
 from mtdiff.data.tables.source import TableSource
 from mtdiff.data.tables.table import Unavailable, held_out
-from mtdiff.pictures import Unreadable, open_picture, to_rgb
+from mtdiff.files.pictures import Unreadable, open_picture, to_rgb
 from mtdiff.tasks.base import Task
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.inpaint import Inpaint

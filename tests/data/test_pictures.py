@@ -10,7 +10,7 @@ import pytest
 from little_sets import encoded
 from PIL import ExifTags, Image, ImageDraw, features
 
-from mtdiff.pictures import (
+from mtdiff.files.pictures import (
     ENDINGS,
     FORMATS,
     Unreadable,

@@ -26,7 +26,7 @@ from mtdiff.data.tables.shard_index import FORMAT, describe_shard
 from mtdiff.data.tables.shards import Shards
 from mtdiff.data.tables.source import WINDOW, TableSource
 from mtdiff.data.tables.table import Row, Unavailable
-from mtdiff.pictures import open_picture, to_rgb
+from mtdiff.files.pictures import open_picture, to_rgb
 from mtdiff.tasks.edit import Edit
 from mtdiff.tasks.text_to_image import TextToImage
 from mtdiff.types import SPLITS, Batch, Need, Split

@@ -42,7 +42,7 @@ from analysis import report as analysis_report
 from analysis.export import notebooks as list_notebooks
 from mtdiff.commands.run import refuse_another
 from mtdiff.errors import RunError
-from mtdiff.reading import check_links
+from mtdiff.files.reading import check_links
 from mtdiff.results.record import Result
 from mtdiff.results.study import read
 from mtdiff.runs.load import load_run

@@ -32,8 +32,8 @@ from mtdiff.data.tables.convert import write_index
 from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.source import TableSource
 from mtdiff.errors import RunError
-from mtdiff.pictures import load_picture
-from mtdiff.reading import read_yaml
+from mtdiff.files.pictures import load_picture
+from mtdiff.files.reading import read_yaml
 from mtdiff.results.record import Result, Row
 from mtdiff.results.render import html, latex, markdown
 from mtdiff.results.summary import summarise

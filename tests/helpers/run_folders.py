@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TASKS, UNET
 from tiny_transformer import SCHEDULER, TINY_CLIP, TINY_VAE
 
-from mtdiff.pictures import read_mask
+from mtdiff.files.pictures import read_mask
 from mtdiff.runs.adapter import identity, read_about
 from mtdiff.runs.load import build_denoiser
 from mtdiff.runs.model import Model

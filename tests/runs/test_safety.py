@@ -31,9 +31,9 @@ from mtdiff.commands.compose import compose_run, composer
 from mtdiff.commands.run import refuse_another, run_once
 from mtdiff.config.schema import check, construct
 from mtdiff.errors import ConfigError, RunError
-from mtdiff.files import hold_folder, write_atomically
-from mtdiff.pictures import load_picture
-from mtdiff.reading import read_json, read_yaml, resolve_within
+from mtdiff.files.pictures import load_picture
+from mtdiff.files.reading import read_json, read_yaml, resolve_within
+from mtdiff.files.writing import hold_folder, write_atomically
 from mtdiff.results.record import Result
 from mtdiff.runs.adapter import read_about
 from mtdiff.runs.lock import hold_alone
@@ -89,7 +89,7 @@ TARGETS = [
     "mtdiff.provenance.run",
     "mtdiff.provenance.subprocess.run",
     "mtdiff.provenance.git_state",
-    "mtdiff.files.write_atomically",
+    "mtdiff.files.writing.write_atomically",
     "mtdiff.results.record.os.system",
     "mtdiff.results.record.Path.unlink",
     "mtdiff.results.record.Result.load",
@@ -103,7 +103,7 @@ TARGETS = [
     "mtdiff.../../tmp/evil.Edit",
     "baselines.trivial.np.os.system",
     "baselines.peft_layers.add_lora",
-    "mtdiff.reading.read_bytes",
+    "mtdiff.files.reading.read_bytes",
     "",
     ".",
 ]
@@ -119,7 +119,9 @@ def test_targets_are_classes_of_ours(target: str, place: str) -> None:
         check(node)
 
 
-@pytest.mark.parametrize("target", ["os.system", "mtdiff.provenance.subprocess.run", "mtdiff.files.write_atomically"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "mtdiff.provenance.subprocess.run", "mtdiff.files.writing.write_atomically"]
+)
 @pytest.mark.parametrize("place", ["method", "backbone"])
 def test_a_run_names_classes_of_ours(target: str, place: str, folder: Path, tmp_path: Path) -> None:
     spoilt = about_changed(folder, tmp_path / "run", lambda about: about.update({place: {"_target_": target}}))

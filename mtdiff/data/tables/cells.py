@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from mtdiff.data.tables.table import text_of
-from mtdiff.pictures import Unreadable
+from mtdiff.files.pictures import Unreadable
 
 
 def crop_to(image: Image.Image, height: int, width: int, exact: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from rich.table import Table as Printed
 from mtdiff.data.buckets import nearest
 from mtdiff.data.source import Source
 from mtdiff.data.tables.source import TableSource
-from mtdiff.pictures import Unreadable, open_picture, upright_size
+from mtdiff.files.pictures import Unreadable, open_picture, upright_size
 from mtdiff.rng import numpy_rng
 from mtdiff.types import SPLITS, Need, Split
 

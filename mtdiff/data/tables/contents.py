@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mtdiff.data.tables.metadata import METADATA
-from mtdiff.files import shown
-from mtdiff.pictures import ENDINGS
+from mtdiff.errors import shown
+from mtdiff.files.pictures import ENDINGS
 
 ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".7z", ".rar")
 SHOWN = 3

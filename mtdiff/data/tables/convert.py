@@ -14,7 +14,7 @@ from mtdiff.data.source import Source
 from mtdiff.data.tables.shard_index import FORMAT, INDEX, describe_shard, index_shards
 from mtdiff.data.tables.source import TableSource
 from mtdiff.data.tables.table import REFERENCE, WORDS, Table, missing_extra
-from mtdiff.pictures import Unreadable, picture_ending
+from mtdiff.files.pictures import Unreadable, picture_ending
 from mtdiff.rng import numpy_rng
 from mtdiff.types import SPLITS, Need, Record, Split
 

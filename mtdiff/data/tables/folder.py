@@ -34,7 +34,7 @@ from mtdiff.data.tables.metadata import (
     picture_names,
 )
 from mtdiff.data.tables.table import Row, Table, find_split, mend_text
-from mtdiff.pictures import Unreadable, open_picture, upright_size
+from mtdiff.files.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 log = logging.getLogger(__name__)

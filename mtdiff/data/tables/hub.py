@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtdiff.data.tables.table import SPLIT_NAMES, Row, Table, missing_extra
-from mtdiff.pictures import Unreadable
+from mtdiff.files.pictures import Unreadable
 from mtdiff.types import SPLITS, Split
 
 SLICE = re.compile(r"(?P<name>[\w.-]+)(\[(?P<first>\d*):(?P<last>\d*)\])?")

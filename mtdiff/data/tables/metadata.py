@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdiff.data.tables.table import ROLES, missing_extra
-from mtdiff.files import reason
+from mtdiff.errors import reason
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"

@@ -12,8 +12,8 @@ from mtdiff.data.tables.hub import Hub, is_saved
 from mtdiff.data.tables.shard_index import INDEX
 from mtdiff.data.tables.shards import Shards
 from mtdiff.data.tables.table import Subset, Table, Unavailable
-from mtdiff.files import shown
-from mtdiff.pictures import Unreadable
+from mtdiff.errors import shown
+from mtdiff.files.pictures import Unreadable
 from mtdiff.types import SPLITS, Need, Split
 
 PAIR = ("image", "edited_image", "instruction")

@@ -11,7 +11,7 @@ import fsspec
 
 from mtdiff.data.tables.shard_samples import read_object, split_key
 from mtdiff.data.tables.table import find_split
-from mtdiff.pictures import ENDINGS, Unreadable, open_picture, upright_size
+from mtdiff.files.pictures import ENDINGS, Unreadable, open_picture, upright_size
 from mtdiff.types import SPLITS, Split
 
 INDEX = "index.json"

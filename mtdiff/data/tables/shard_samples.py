@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
-from mtdiff.pictures import ENDINGS, Unreadable
+from mtdiff.files.pictures import ENDINGS, Unreadable
 
 SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 """Key and extension of a file, by WebDataset's rule; what has none, such as README and ._0.jpg, is in no sample."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mtdiff.data.tables.shard_index import INDEX, MAKE, check_sizes, read_index
 from mtdiff.data.tables.shard_samples import read_columns, read_members
 from mtdiff.data.tables.table import Row, Table, Unavailable
-from mtdiff.pictures import Unreadable
+from mtdiff.files.pictures import Unreadable
 from mtdiff.types import SPLITS, Split
 
 GLANCE = 16

@@ -23,7 +23,7 @@ from mtdiff.data.source import Source
 from mtdiff.data.tables.cells import crop_to, draw_text, read_label
 from mtdiff.data.tables.opening import MAPS, NEEDED, TRIES, check_roles, narrow, open_table
 from mtdiff.data.tables.table import REFERENCE, WORDS, Row, Table, Unavailable
-from mtdiff.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
+from mtdiff.files.pictures import MAX_PIXELS, Unreadable, open_picture, to_rgb
 from mtdiff.types import SPLITS, Need, Record, Reference, Split
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtdiff.errors import RunError
-from mtdiff.pictures import Unreadable, open_picture, upright_size
+from mtdiff.files.pictures import Unreadable, open_picture, upright_size
 from mtdiff.types import Split
 
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mtdiff.files import shown
+from mtdiff.errors import shown
 from mtdiff.results.find import Found
 from mtdiff.results.frontier import find_undominated
 from mtdiff.results.page.strips import Store, describe_pictures

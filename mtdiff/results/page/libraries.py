@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
-from mtdiff.files import find_user_cache, reason, write_atomically
-from mtdiff.reading import read_text
+from mtdiff.errors import reason
+from mtdiff.files.reading import read_text
+from mtdiff.files.writing import find_user_cache, write_atomically
 
 PACKAGES = ("vl-convert-python", "itables")
 MISSING = "the page's plots and tables come out of two packages: pip install -e '.[analysis]'"

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtdiff.files import shown, write_atomically
+from mtdiff.errors import shown
+from mtdiff.files.writing import write_atomically
 from mtdiff.results.samples import read_prompts, read_strips
 from mtdiff.results.study import Run
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtdiff.files import write_atomically
+from mtdiff.files.writing import write_atomically
 from mtdiff.results.escape import escape_html, escape_script
 from mtdiff.results.find import Found
 from mtdiff.results.page.content import describe_results

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtdiff.files import MEGABYTE, reason, shown
+from mtdiff.errors import reason, shown
+from mtdiff.files.writing import MEGABYTE
 
 DEEPEST = 50  # levels of nesting in JSON and YAML: ours have 8
 HEADER = 8 * MEGABYTE  # of a safetensors file; 40,000 tensors take 4

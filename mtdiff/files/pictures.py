@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from mtdiff.files import reason, shown
+from mtdiff.errors import reason, shown
 
 FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

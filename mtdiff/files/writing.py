@@ -1,6 +1,6 @@
 """Files of run folders and of the user's cache, which are written whole and without following links. No torch here.
 
-How files are read, which may be someone else's: `mtdiff.reading`.
+How files are read, which may be someone else's: `mtdiff.files.reading`.
 """
 
 import errno
@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from mtdiff.errors import shown
+
 MEGABYTE = 2**20
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NO_LINK, NO_WAIT, FOLDER = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"))
@@ -21,19 +23,6 @@ BY_HANDLE = NO_LINK != 0 and {os.open, os.mkdir, os.rename, os.unlink} <= os.sup
 LINKED = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # of opening a link (EMLINK on BSD), or a pipe that nobody reads
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of this process, as launchers tell it
 UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be told to flush
-
-
-def shown(value: object, most: int = 100) -> str:
-    """A value in a message: one line of printable characters, cut where it is long."""
-    text = " ".join(str(value).split())
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, in one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return shown(text or type(error).__name__, 200)
 
 
 def find_user_cache() -> Path:
