@@ -65,6 +65,16 @@ def test_suites_have_the_runs_that_the_study_needs(plans: dict[str, list[Planned
     assert {p.stem for p in (ROOT / "experiments/configs/suite").glob("*.yaml")} >= set(NAMES)
 
 
+def test_both_kinds_of_backbone_are_compared_on_the_same_runs(plans: dict[str, list[Planned]]) -> None:
+    def list_options(runs: list[Planned]) -> set[frozenset[str]]:
+        beside = ("backbone=", "logger.group=", "evaluation.baselines=")
+        return {frozenset(o for o in run.overrides if not o.startswith(beside)) for run in runs}
+
+    transformers = list_options(plan_suite("backbones", []))
+    assert len(transformers) == 12
+    assert transformers < list_options(plans["main"])
+
+
 def test_every_model_sees_the_same_examples_of_a_task(plans: dict[str, list[Planned]]) -> None:
     steps = {1: 450, 2: 900, 4: 1800}
     for run in plans["main"] + plans["task_subsets"]:
