@@ -26,7 +26,7 @@ from mtdiff.results.page.write import locate_page, write_report
 from mtdiff.results.paired import compare_paired
 from mtdiff.results.record import Result
 from mtdiff.results.samples import cut_strips, read_prompts, read_strips
-from mtdiff.results.study import read, read_studies
+from mtdiff.results.study import EXAMPLES, read, read_studies, setup
 from mtdiff.results.summary import summarise
 
 if TYPE_CHECKING:
@@ -231,16 +231,18 @@ def test_a_run_ends_well_without_the_libraries(
 
 def test_a_merged_run_says_what_it_is_made_of(tmp_path: Path, visit: Any) -> None:
     """In its provenance, whose column other pages lack; budgets of one method are lines of their own."""
+    plain = result("mtu", 0)
+    seen = setup(plain)[EXAMPLES] * len(plain.tasks)  # by what it is made of, so that it stands beside the plain one
+    part = {"method": HOSTILE, "tasks": ["edit"], "seed": 0, "weight": 0.5, "samples_seen": seen}
     for k, budget in enumerate((None, 0.5, 0.9)):
-        one = result("mtu", 0, parts=[{"method": HOSTILE, "tasks": ["edit"], "seed": 0, "weight": 0.5}, {}][: 2 * k])
+        one = result("mtu", 0, parts=[part, {}][: 2 * k])
         one.config["sampling"] = {"budget": budget}
         one.save(tmp_path / str(k) / "result.json")
     content = describe_results(find(f"{tmp_path}/*/result.json"), Store(None))["studies"][0]
     labels = [line["label"] for line in content["lines"] if not line["reference"]]
     assert [label.partition("sampling.budget=")[2][:3] for label in labels].count("0.9") == 1
-    assert content["runs"][0]["origin"]["parts"] == ""
     made_of = f"0.5 x {HOSTILE} on edit, seed 0; ? x ? on unknown tasks, seed ?"
-    assert content["runs"][1]["origin"]["parts"] == made_of
+    assert [run["origin"]["parts"] for run in content["runs"]] == ["", made_of, made_of]
     page = write_report(find(f"{tmp_path}/*/result.json"), tmp_path / "page.html", inline=True)
     rows = list(csv.DictReader(io.StringIO(visit(page).download("#origin-csv"))))
     assert [row["made of"] for row in rows] == ["", made_of, made_of]

@@ -26,6 +26,8 @@ SCRIPTS = sorted(
 INTERRUPT = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
+
 def hook(event, arguments):
     if event == "import" and arguments[0] in ("torch", "yaml", "hydra", "numpy") and "mtdiff.commands" in sys.modules:
         os.kill(os.getpid(), signal.SIGINT)
